@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! To be filled by its owner.
+
+fn main() {}

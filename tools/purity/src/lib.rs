@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel module's pure files, on the host, to be tested: see `tests/`.
+//!
+//! Lives here: the same source files in the same places relative to one another.  Never here:
+//! code of our own; what the tests compare with is theirs.
+
+#[path = "../../../rust/protocol/mod.rs"]
+pub mod protocol;
+
+/// The pure half of `rust/cache/`.
+#[path = "../../../rust/cache"]
+pub mod cache {
+    pub mod key;
+    pub mod limits;
+}
