@@ -76,7 +76,7 @@ fn the_bytes_of_v5() {
 #[test]
 fn constants_of_the_uapi_header() {
     // _IOW(type, nr, int): direction 1 (write) in the top bits, then size, type, number.
-    assert_eq!(READ_COMPLETE, 1 << 30 | 4 << 16 | 0x98 << 8 | 1);
+    assert_eq!(READ_COMPLETE, (1 << 30) | (4 << 16) | (0x98 << 8) | 1);
     assert_eq!(MSG_MAX, 1024);
     for (number, opcode) in [Opcode::Open, Opcode::Close, Opcode::Read]
         .into_iter()
