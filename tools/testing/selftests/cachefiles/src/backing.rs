@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file systems that caches are put on.
+//!
+//! Lives here: making, mounting and unmounting them.  Never here: what is in a cache.
+
+use crate::kernel::run;
+use anyhow::{Context, Result};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use std::{
+    ffi::CString,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A mounted backing file system; dropping it unmounts it.
+pub struct Backing {
+    device: String,
+    dir: PathBuf,
+    mounted: bool,
+}
+
+impl Backing {
+    /// A fresh ext4 of this size on the RAM disk with this number.
+    pub fn ext4(base: &Path, number: u32, mib: u64) -> Result<Backing> {
+        let device = ram_disk(number)?;
+        run(
+            "mkfs.ext4",
+            &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", &device, &format!("{mib}M")],
+        )?;
+        Backing::mount(base, &device, "ext4", MountFlags::empty(), "")
+    }
+
+    /// Mounts what is on a device.
+    pub fn mount(
+        base: &Path,
+        device: &str,
+        kind: &str,
+        flags: MountFlags,
+        options: &str,
+    ) -> Result<Backing> {
+        let dir = base.join(format!("backing-{}", device.replace('/', "-")));
+        fs::create_dir_all(&dir)?;
+        let options = CString::new(options)?;
+        mount(device, &dir, kind, flags, Some(options.as_c_str()))
+            .with_context(|| format!("mounting {device} ({kind})"))?;
+        Ok(Backing { device: device.to_owned(), dir, mounted: true })
+    }
+
+    /// Where it is mounted.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Unmounts it, which fails if anything of the cache still holds it.
+    pub fn unmount(&mut self) -> Result<()> {
+        // The last reference may be in the hands of a work item that is just ending.
+        let deadline = Instant::now() + Duration::from_secs(2);
+        loop {
+            match unmount(&self.dir, UnmountFlags::empty()) {
+                Ok(()) => break,
+                Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("unmounting the backing file system {}", self.dir.display())
+                    });
+                }
+            }
+        }
+        self.mounted = false;
+        Ok(())
+    }
+}
+
+impl Drop for Backing {
+    fn drop(&mut self) {
+        if self.mounted {
+            if let Err(error) = self.unmount() {
+                crate::lab::cleanup_failed(&format!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// The path of a RAM disk.
+pub fn ram_disk(number: u32) -> Result<String> {
+    run("modprobe", &["brd"])?;
+    Ok(format!("/dev/ram{number}"))
+}

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A daemon in a thread of the test, whose behaviour the test chooses blob by blob.
+//!
+//! Lives here: the loop that answers requests, its counters, and the hand-over of requests that a
+//! test answers itself.  Never here: an expectation.
+
+use crate::blob::Blob;
+use anyhow::{Context, Result, bail};
+use cachefiles_client::{CacheConfig, Device, Errno, ObjectFd, Request};
+use rustix::{
+    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    io::write,
+};
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+/// What the daemon does with the requests for a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// Answers them well.
+    Serve,
+    /// Leaves OPENs, READs and CLOSEs to the test.
+    Manual,
+    /// Answers OPENs, leaves READs to the test.
+    ManualReads,
+    /// Answers OPENs with this size instead of the right one.
+    Size(u64),
+    /// Answers OPENs with an error.
+    RefuseOpen(Errno),
+    /// Completes READs without writing anything.
+    CompleteOnly,
+}
+
+/// The blobs of a daemon by cookie key.
+#[derive(Clone, Default)]
+pub struct Blobs(HashMap<Vec<u8>, (Blob, Manner)>);
+
+impl Blobs {
+    /// No blob.
+    pub fn new() -> Blobs {
+        Blobs::default()
+    }
+
+    /// One more, served well.
+    pub fn with(self, key: impl AsRef<[u8]>, blob: Blob) -> Blobs {
+        self.with_manner(key, blob, Manner::Serve)
+    }
+
+    /// One more, served in this manner.
+    pub fn with_manner(mut self, key: impl AsRef<[u8]>, blob: Blob, manner: Manner) -> Blobs {
+        self.0.insert(key.as_ref().to_vec(), (blob, manner));
+        self
+    }
+}
+
+/// What the daemon counts.
+#[derive(Default)]
+pub struct Stats {
+    /// OPENs.
+    pub opens: AtomicU64,
+    /// READs.
+    pub reads: AtomicU64,
+    /// Bytes asked for in READs.
+    pub bytes: AtomicU64,
+    /// CLOSEs.
+    pub closes: AtomicU64,
+}
+
+/// A request that is left to the test.
+#[derive(Debug)]
+pub enum Event {
+    /// An OPEN.
+    Open { msg_id: u32, object_id: u32, object: Arc<ObjectFd>, key: Vec<u8>, volume: Vec<u8> },
+    /// A READ, with the object's fd, if it is still open.
+    Read { msg_id: u32, object: Option<Arc<ObjectFd>>, offset: u64, len: u64 },
+    /// A CLOSE.
+    Close { object_id: u32 },
+}
+
+/// An OPEN left to the test.
+pub struct Open {
+    /// What to answer to.
+    pub msg_id: u32,
+    /// The object's number.
+    pub object_id: u32,
+    /// The anonymous fd, which the daemon holds too until [`Daemon::forget`].
+    pub object: Arc<ObjectFd>,
+    /// The cookie's key.
+    pub key: Vec<u8>,
+    /// The volume's key.
+    pub volume: Vec<u8>,
+}
+
+/// A READ left to the test.
+pub struct Read {
+    /// What to answer to.
+    pub msg_id: u32,
+    /// The anonymous fd.
+    pub object: Arc<ObjectFd>,
+    /// Where it starts.
+    pub offset: u64,
+    /// How long it is.
+    pub len: u64,
+}
+
+/// A running daemon; dropping it ends it.
+pub struct Daemon {
+    device: Option<Arc<Device>>,
+    stats: Arc<Stats>,
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<io::Result<()>>>,
+    forget: Sender<u32>,
+    events: Receiver<Event>,
+}
+
+/// How long a test waits for a request that must come.
+const SOON: Duration = Duration::from_secs(10);
+
+impl Daemon {
+    /// Opens the device, binds a cache in this directory, and serves.
+    pub fn start(dir: &Path, blobs: Blobs) -> Result<Daemon> {
+        let device = Device::open().context("opening the device")?;
+        device.configure(&CacheConfig::new(dir)).context("configuring the cache")?;
+        device.bind_ondemand().context("binding the cache")?;
+        Daemon::over(device, blobs)
+    }
+
+    /// Serves over a device that is bound already.
+    pub fn over(device: Device, blobs: Blobs) -> Result<Daemon> {
+        let device = Arc::new(device);
+        let stats = Arc::new(Stats::default());
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        let (event_sender, events) = mpsc::channel();
+        let (forget, forgotten) = mpsc::channel();
+        let mut server = Server {
+            device: Arc::clone(&device),
+            stats: Arc::clone(&stats),
+            stop: Arc::clone(&stop),
+            blobs,
+            objects: HashMap::new(),
+            events: event_sender,
+            forgotten,
+        };
+        let thread = Some(thread::spawn(move || server.run()));
+        Ok(Daemon { device: Some(device), stats, stop, thread, forget, events })
+    }
+
+    /// The device.
+    pub fn device(&self) -> Result<&Device> {
+        self.device.as_deref().context("the daemon has ended")
+    }
+
+    /// READs so far.
+    pub fn reads(&self) -> u64 {
+        self.stats.reads.load(Ordering::SeqCst)
+    }
+
+    /// OPENs so far.
+    pub fn opens(&self) -> u64 {
+        self.stats.opens.load(Ordering::SeqCst)
+    }
+
+    /// CLOSEs so far.
+    pub fn closes(&self) -> u64 {
+        self.stats.closes.load(Ordering::SeqCst)
+    }
+
+    /// Bytes asked for so far.
+    pub fn bytes(&self) -> u64 {
+        self.stats.bytes.load(Ordering::SeqCst)
+    }
+
+    /// The next request left to the test.
+    pub fn event(&self) -> Result<Event> {
+        match self.events.recv_timeout(SOON) {
+            Ok(event) => Ok(event),
+            Err(RecvTimeoutError::Timeout) => bail!("no request came within {SOON:?}"),
+            Err(RecvTimeoutError::Disconnected) => bail!("the daemon has ended"),
+        }
+    }
+
+    /// Whether no request left to the test comes within this time.
+    pub fn is_quiet(&self, within: Duration) -> bool {
+        self.events.recv_timeout(within).is_err()
+    }
+
+    /// The next request, which must be an OPEN.
+    pub fn open(&self) -> Result<Open> {
+        match self.event()? {
+            Event::Open { msg_id, object_id, object, key, volume } => {
+                Ok(Open { msg_id, object_id, object, key, volume })
+            }
+            other => bail!("expected an OPEN, got {other:?}"),
+        }
+    }
+
+    /// The next request, which must be a READ of an object whose fd is open.
+    pub fn read(&self) -> Result<Read> {
+        match self.event()? {
+            Event::Read { msg_id, object: Some(object), offset, len } => {
+                Ok(Read { msg_id, object, offset, len })
+            }
+            other => bail!("expected a READ, got {other:?}"),
+        }
+    }
+
+    /// Lets the daemon's own hold of an object's fd go.
+    pub fn forget(&self, object_id: u32) -> Result<()> {
+        self.forget.send(object_id).context("the daemon has ended")?;
+        self.wake()
+    }
+
+    fn wake(&self) -> Result<()> {
+        write(&self.stop, &1_u64.to_ne_bytes())?;
+        Ok(())
+    }
+
+    /// Ends it: closes all objects and then the device.
+    pub fn stop(&mut self) -> Result<()> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.device = None;
+        // More than the loop's ordinary wake-ups can ever add up to.
+        write(&self.stop, &STOP.to_ne_bytes())?;
+        match thread.join() {
+            Ok(result) => result.context("the daemon's loop failed"),
+            Err(_) => bail!("the daemon's thread panicked"),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            crate::lab::cleanup_failed(&format!("{error:#}"));
+        }
+    }
+}
+
+const STOP: u64 = 1 << 32;
+
+struct Object {
+    fd: Arc<ObjectFd>,
+    key: Vec<u8>,
+}
+
+struct Server {
+    device: Arc<Device>,
+    stats: Arc<Stats>,
+    stop: Arc<OwnedFd>,
+    blobs: Blobs,
+    objects: HashMap<u32, Object>,
+    events: Sender<Event>,
+    forgotten: Receiver<u32>,
+}
+
+impl Server {
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            let mut fds = [
+                PollFd::new(&*self.device, PollFlags::IN),
+                PollFd::new(&*self.stop, PollFlags::IN),
+            ];
+            poll(&mut fds, None)?;
+            if fds[1].revents().contains(PollFlags::IN) {
+                let mut count = [0; 8];
+                rustix::io::read(&*self.stop, &mut count)?;
+                if u64::from_ne_bytes(count) >= STOP {
+                    return Ok(());
+                }
+                while let Ok(object_id) = self.forgotten.try_recv() {
+                    self.objects.remove(&object_id);
+                }
+            }
+            while let Some(request) = self.device.next_request()? {
+                self.answer(request)?;
+            }
+        }
+    }
+
+    fn answer(&mut self, request: Request) -> io::Result<()> {
+        match request {
+            Request::Open { msg_id, object_id, object, volume_key, cookie_key, .. } => {
+                self.stats.opens.fetch_add(1, Ordering::SeqCst);
+                let known = self.blobs.0.get(&cookie_key);
+                let reply = match known {
+                    None => Some(Err(Errno::NOENT)),
+                    Some((_, Manner::Manual)) => None,
+                    Some((_, Manner::Size(size))) => Some(Ok(*size)),
+                    Some((_, Manner::RefuseOpen(error))) => Some(Err(*error)),
+                    Some((blob, _)) => Some(Ok(blob.size())),
+                };
+                let fd = Arc::new(object);
+                let key = cookie_key.clone();
+                match reply {
+                    None => {
+                        self.objects.insert(object_id, Object { fd: Arc::clone(&fd), key });
+                        let volume = volume_key;
+                        self.tell(Event::Open { msg_id, object_id, object: fd, key: cookie_key, volume });
+                    }
+                    Some(Ok(size)) => {
+                        self.objects.insert(object_id, Object { fd, key });
+                        self.device.copen(msg_id, Ok(size))?;
+                    }
+                    Some(Err(error)) => self.device.copen(msg_id, Err(error))?,
+                }
+            }
+            Request::Read { msg_id, object_id, offset, len } => {
+                self.stats.reads.fetch_add(1, Ordering::SeqCst);
+                self.stats.bytes.fetch_add(len, Ordering::SeqCst);
+                let object = self.objects.get(&object_id);
+                let known = object.and_then(|object| self.blobs.0.get(&object.key));
+                match (object, known) {
+                    (Some(object), Some((blob, Manner::Serve | Manner::Size(_)))) => {
+                        let data = blob.read(offset, usize::try_from(len).unwrap_or(0))?;
+                        // As nydusd does: complete whatever became of the write.
+                        let _ = object.fd.write_all_at(&data, offset);
+                        object.fd.complete_read(msg_id)?;
+                    }
+                    (Some(object), Some((_, Manner::CompleteOnly))) => {
+                        object.fd.complete_read(msg_id)?;
+                    }
+                    (object, _) => {
+                        let object = object.map(|object| Arc::clone(&object.fd));
+                        self.tell(Event::Read { msg_id, object, offset, len });
+                    }
+                }
+            }
+            Request::Close { object_id, .. } => {
+                self.stats.closes.fetch_add(1, Ordering::SeqCst);
+                let object = self.objects.remove(&object_id);
+                let manner = object.and_then(|object| self.blobs.0.get(&object.key).map(|b| b.1));
+                if manner == Some(Manner::Manual) {
+                    self.tell(Event::Close { object_id });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, event: Event) {
+        // The test may have ended already; then nobody wants to know.
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The kernel under test: its modules, its log, its memory.
+//!
+//! Lives here: what is read from /proc and /dev/kmsg, and module loading.  Never here: the device.
+
+use anyhow::{Context, Result, bail};
+use rustix::{
+    fs::{Mode, OFlags, SeekFrom},
+    io::Errno,
+    system::finit_module,
+};
+use std::{
+    ffi::CStr,
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Runs a program that must succeed.
+pub fn run(program: &str, args: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .with_context(|| format!("cannot run {program}"))?;
+    if !output.status.success() {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("{program} {}: {}: {}", args.join(" "), output.status, stderr.trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The name of the module under test, ours and C's alike.
+pub const NAME: &CStr = c"cachefiles";
+
+/// A loaded cachefiles module; dropping it unloads it.
+pub struct Module {
+    path: PathBuf,
+    loaded: bool,
+}
+
+impl Module {
+    /// Loads the module with these parameters.
+    pub fn load_with(path: &Path, parameters: &CStr) -> Result<Module> {
+        run("modprobe", &["-a", "netfs", "erofs"])?;
+        let file = fs::File::open(path).with_context(|| format!("no module {}", path.display()))?;
+        finit_module(file, parameters, 0)
+            .with_context(|| format!("loading {}", path.display()))?;
+        Ok(Module { path: path.to_owned(), loaded: true })
+    }
+
+    /// Loads the module.
+    pub fn load(path: &Path) -> Result<Module> {
+        Module::load_with(path, c"")
+    }
+
+    /// Unloads the module.  A process that is just exiting may hold it for a moment.
+    pub fn unload(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        loop {
+            match try_unload() {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("unloading the module ({} references)", references())
+                    });
+                }
+            }
+        }
+        self.loaded = false;
+        Ok(())
+    }
+
+    /// Unloads the module and loads it again.
+    pub fn reload(&mut self) -> Result<()> {
+        self.unload()?;
+        *self = Module::load(&self.path)?;
+        Ok(())
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        if self.loaded {
+            if let Err(error) = self.unload() {
+                crate::lab::cleanup_failed(&format!("{error:#}"));
+            }
+        }
+    }
+}
+
+/// One try to unload the module; EWOULDBLOCK while it is in use.
+pub fn try_unload() -> Result<(), Errno> {
+    rustix::system::delete_module(NAME, libc::O_NONBLOCK)
+}
+
+/// Whether the module is loaded.
+pub fn is_loaded() -> bool {
+    Path::new("/sys/module/cachefiles").exists()
+}
+
+/// How many references hold the module.
+fn references() -> String {
+    fs::read_to_string("/sys/module/cachefiles/refcnt")
+        .map_or_else(|error| error.to_string(), |count| count.trim().to_owned())
+}
+
+/// The kernel log from a moment on.
+pub struct Kmsg {
+    fd: OwnedFd,
+}
+
+impl Kmsg {
+    /// Starts listening.
+    pub fn from_now() -> Result<Kmsg> {
+        let fd = rustix::fs::open("/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+        rustix::fs::seek(&fd, SeekFrom::End(0))?;
+        Ok(Kmsg { fd })
+    }
+
+    /// What was logged since.
+    pub fn lines(&self) -> Result<Vec<String>> {
+        let mut lines = Vec::new();
+        let mut record = [0; 8192];
+        loop {
+            match rustix::io::read(&self.fd, &mut record) {
+                Ok(len) => {
+                    let text = String::from_utf8_lossy(record.get(..len).unwrap_or(&record));
+                    let text = text.lines().next().unwrap_or_default();
+                    lines.push(text.split_once(';').map_or(text, |(_, text)| text).to_owned());
+                }
+                Err(Errno::AGAIN) => return Ok(lines),
+                // Records were overwritten before we read them.
+                Err(Errno::PIPE) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+    }
+}
+
+/// A number from /proc/meminfo, in KiB.
+pub fn meminfo(field: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+        .with_context(|| format!("no {field} in /proc/meminfo"))
+}
+
+/// The active objects of the slab caches whose name starts so.
+pub fn slab_objects(prefix: &str) -> Result<u64> {
+    let text = fs::read_to_string("/proc/slabinfo")?;
+    Ok(text
+        .lines()
+        .filter(|line| line.starts_with(prefix))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .sum())
+}
+
+/// Has the kernel give back what memory it can.
+pub fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
+}

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs the cases of a group and prints KTAP.
+//!
+//! Lives here: each case runs in a process of its own, so that one that panics, hangs or leaks an
+//! fd spoils no other; what a case leaves behind in the kernel (a module, a mount, a process)
+//! makes it fail.  Never here: what is tested.
+
+use crate::{lab::Lab, lab::Leftovers, tests};
+use std::{
+    env, error, fmt,
+    io::{self, BufRead, BufReader},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// A group of cases: one kselftest.
+pub struct Group {
+    /// The name of the kselftest.
+    pub name: &'static str,
+    /// What it has.
+    pub cases: &'static [Case],
+}
+
+/// One case: a line of the result.
+pub struct Case {
+    /// Its name, that of the function.
+    pub name: &'static str,
+    /// What it does.
+    pub run: fn(&Lab) -> anyhow::Result<()>,
+}
+
+/// The group of these functions.
+#[macro_export]
+macro_rules! group {
+    ($name:literal: $($case:ident),* $(,)?) => {
+        /// The group's cases.
+        pub const GROUP: $crate::ktap::Group = $crate::ktap::Group {
+            name: $name,
+            cases: &[$($crate::ktap::Case { name: stringify!($case), run: $case }),*],
+        };
+    };
+}
+
+/// The error of a case that cannot run here, with the reason.
+#[derive(Debug)]
+pub struct Skip(pub String);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl error::Error for Skip {}
+
+/// How long a case may take.
+const TIME_LIMIT: Duration = Duration::from_secs(90);
+
+const STATUS_FAILED: u8 = 1;
+const STATUS_SKIPPED: u8 = 4;
+
+fn find(group: &str) -> Option<&'static Group> {
+    tests::GROUPS.iter().copied().find(|known| known.name == group)
+}
+
+/// Runs one case in this process; the result is the exit status.
+pub fn run_case(group: &str, case: &str) -> ExitCode {
+    let Some(case) = find(group).and_then(|group| group.cases.iter().find(|c| c.name == case))
+    else {
+        eprintln!("no case {group}:{case}");
+        return ExitCode::from(2);
+    };
+    let lab = match Lab::new() {
+        Ok(lab) => lab,
+        Err(error) => {
+            println!("{error:#}");
+            return ExitCode::from(STATUS_FAILED);
+        }
+    };
+    let result = (case.run)(&lab);
+    match lab.close().and(result) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Skip>() => {
+            println!("SKIP {error}");
+            ExitCode::from(STATUS_SKIPPED)
+        }
+        Err(error) => {
+            println!("{error:#}");
+            ExitCode::from(STATUS_FAILED)
+        }
+    }
+}
+
+/// Runs all cases of a group; with `CACHEFILES_CASE` only the one of that name.
+pub fn run_group(name: &str) -> ExitCode {
+    let Some(group) = find(name) else {
+        eprintln!("no group {name}");
+        return ExitCode::from(2);
+    };
+    let only = env::var("CACHEFILES_CASE").unwrap_or_default();
+    let cases: Vec<&Case> = group
+        .cases
+        .iter()
+        .filter(|case| only.is_empty() || case.name == only)
+        .collect();
+    println!("KTAP version 1");
+    println!("1..{}", cases.len());
+    let mut failed = 0;
+    for (number, case) in (1..).zip(cases) {
+        let start = Instant::now();
+        let outcome = run_child(name, case.name);
+        let took = start.elapsed().as_millis();
+        match outcome {
+            Ok(Outcome::Passed) => println!("ok {number} {} # {took} ms", case.name),
+            Ok(Outcome::Skipped(why)) => println!("ok {number} {} # SKIP {why}", case.name),
+            Ok(Outcome::Failed(why)) => {
+                println!("# {why}");
+                println!("not ok {number} {}", case.name);
+                failed += 1;
+            }
+            Err(error) => {
+                println!("# cannot run the case: {error}");
+                println!("not ok {number} {}", case.name);
+                failed += 1;
+            }
+        }
+    }
+    ExitCode::from(u8::from(failed != 0))
+}
+
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+fn run_child(group: &str, case: &str) -> io::Result<Outcome> {
+    let before = Leftovers::now();
+    let mut child = Command::new("/proc/self/exe")
+        .args(["case", group, case])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let (sender, lines) = mpsc::channel();
+    forward(child.stdout.take(), sender.clone());
+    forward(child.stderr.take(), sender);
+    let mut skip = None;
+    let deadline = Instant::now() + TIME_LIMIT;
+    let mut timed_out = false;
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => match line.strip_prefix("SKIP ") {
+                Some(why) => skip = Some(why.to_owned()),
+                None => println!("# {line}"),
+            },
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                timed_out = true;
+                break;
+            }
+        }
+    }
+    let status = if timed_out { kill(child)? } else { Some(child.wait()?) };
+    let mut problems = match status {
+        _ if timed_out => vec![format!("took longer than {} s", TIME_LIMIT.as_secs())],
+        Some(status) if status.success() || status.code() == Some(STATUS_SKIPPED.into()) => vec![],
+        Some(status) => vec![format!("the case ended with {status}")],
+        None => vec!["the case cannot be killed".to_owned()],
+    };
+    problems.extend(Leftovers::now().clean_up(&before));
+    Ok(match (problems.is_empty(), skip) {
+        (true, None) => Outcome::Passed,
+        (true, Some(why)) => Outcome::Skipped(why),
+        (false, _) => Outcome::Failed(problems.join("; ")),
+    })
+}
+
+/// Hands on each line that comes from a pipe.
+fn forward(pipe: Option<impl io::Read + Send + 'static>, to: mpsc::Sender<String>) {
+    let Some(pipe) = pipe else { return };
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+/// Kills a process; nothing is returned if that does not end it within some seconds.
+fn kill(mut child: Child) -> io::Result<Option<std::process::ExitStatus>> {
+    child.kill()?;
+    for _ in 0..50 {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(None)
+}

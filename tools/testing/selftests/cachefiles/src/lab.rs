@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What every case starts with: where things are, which module is tested, a cache to work in.
+//!
+//! Lives here: the fixture, and the check that a case left nothing behind.  Never here: a test.
+
+use crate::{backing::Backing, daemon::{Blobs, Daemon}, kernel, kernel::Module, ktap::Skip};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    mount::{UnmountFlags, unmount},
+    process::{Pid, Signal, kill_process},
+};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process,
+    sync::Mutex,
+    thread,
+    time::{Duration, Instant},
+};
+
+static CLEANUP_FAILURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Remembers that a clean-up failed, which makes the case fail.
+pub fn cleanup_failed(what: &str) {
+    if let Ok(mut failures) = CLEANUP_FAILURES.lock() {
+        failures.push(what.to_owned());
+    }
+}
+
+/// Where all mounts of the tests are.
+const BASE: &str = "/run/cachefiles-selftests";
+
+/// What a case knows about its surroundings.
+pub struct Lab {
+    base: PathBuf,
+    module: PathBuf,
+    is_peer: bool,
+}
+
+impl Lab {
+    /// Reads the surroundings from the environment.
+    pub fn new() -> Result<Lab> {
+        let base = PathBuf::from(BASE);
+        fs::create_dir_all(&base)?;
+        let module = env::var_os("CACHEFILES_MODULE").filter(|path| !path.is_empty());
+        Ok(Lab {
+            base,
+            module: module.context("CACHEFILES_MODULE does not say which module to test")?.into(),
+            is_peer: env::var_os("CACHEFILES_PEER").is_some_and(|peer| !peer.is_empty()),
+        })
+    }
+
+    /// Says whether anything went wrong in cleaning up.
+    pub fn close(self) -> Result<()> {
+        let failures = CLEANUP_FAILURES.lock().map(|failures| failures.join("; "));
+        match failures {
+            Ok(failures) if failures.is_empty() => Ok(()),
+            Ok(failures) => bail!("left behind: {failures}"),
+            Err(_) => bail!("a thread panicked while cleaning up"),
+        }
+    }
+
+    /// A directory for the tests' mounts and files.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// The module under test.
+    pub fn module(&self) -> &Path {
+        &self.module
+    }
+
+    /// Whether the module under test is C's.  A case that asks says in a comment what C does
+    /// otherwise, and why.
+    pub fn is_peer(&self) -> bool {
+        self.is_peer
+    }
+
+    /// C's module of the same kernel.
+    pub fn peer_module(&self) -> Result<PathBuf> {
+        self.other_module("CACHEFILES_PEER_MODULE")
+    }
+
+    /// Our module, also when C's is under test.
+    pub fn our_module(&self) -> Result<PathBuf> {
+        self.other_module("CACHEFILES_OUR_MODULE")
+    }
+
+    fn other_module(&self, variable: &str) -> Result<PathBuf> {
+        match env::var_os(variable).map(PathBuf::from) {
+            Some(path) if path.exists() => Ok(path),
+            _ => Err(Skip(format!("there is no module at {variable}")).into()),
+        }
+    }
+
+    /// The directory of the images that scripts/check has built.
+    pub fn images(&self) -> Result<PathBuf> {
+        let dir = env::var_os("CACHEFILES_IMAGES").context("CACHEFILES_IMAGES is not set")?;
+        Ok(dir.into())
+    }
+
+    /// The module loaded and a cache directory on a fresh ext4.
+    pub fn cache(&self) -> Result<Cache> {
+        self.cache_of(256)
+    }
+
+    /// The same with an ext4 of this size.
+    pub fn cache_of(&self, mib: u64) -> Result<Cache> {
+        let fs = Backing::ext4(&self.base, 0, mib)?;
+        let module = Module::load(&self.module)?;
+        Ok(Cache { module, fs })
+    }
+}
+
+/// Waits for what happens soon but not at once.
+pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !happened() {
+        ensure!(Instant::now() < deadline, "not after 10 s: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
+}
+
+/// The module loaded, and a file system to have a cache on.
+pub struct Cache {
+    /// The module; it goes first, as nothing may hold the file system afterwards.
+    pub module: Module,
+    /// The file system.
+    pub fs: Backing,
+}
+
+impl Cache {
+    /// The cache's directory.
+    pub fn dir(&self) -> &Path {
+        self.fs.dir()
+    }
+
+    /// Binds the cache, and serves these blobs.
+    pub fn serve(&self, blobs: Blobs) -> Result<Daemon> {
+        Daemon::start(self.dir(), blobs)
+    }
+}
+
+/// What a case may have left behind.
+#[derive(Default)]
+pub struct Leftovers {
+    module: bool,
+    mounts: BTreeSet<PathBuf>,
+    loops: BTreeSet<String>,
+    processes: BTreeSet<i32>,
+}
+
+impl Leftovers {
+    /// What there is now.
+    pub fn now() -> Leftovers {
+        Leftovers {
+            module: kernel::is_loaded(),
+            mounts: mounts(),
+            loops: loops(),
+            processes: processes(),
+        }
+    }
+
+    /// Removes what was not there before, and says what it was.
+    pub fn clean_up(&self, before: &Leftovers) -> Vec<String> {
+        let mut found = Vec::new();
+        for pid in self.processes.difference(&before.processes) {
+            found.push(format!("left the process {pid} behind"));
+            if let Some(pid) = Pid::from_raw(*pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        for dir in self.mounts.difference(&before.mounts).collect::<Vec<_>>().iter().rev() {
+            found.push(format!("left {} mounted", dir.display()));
+            let _ = unmount(dir.as_path(), UnmountFlags::DETACH);
+        }
+        for name in self.loops.difference(&before.loops) {
+            found.push(format!("left {name} attached"));
+            let _ = kernel::run("losetup", &["-d", &format!("/dev/{name}")]);
+        }
+        if self.module && !before.module {
+            found.push("left the module loaded".to_owned());
+            if let Err(error) = kernel::try_unload() {
+                found.push(format!("and it cannot be unloaded: {error}"));
+            }
+        }
+        found
+    }
+}
+
+fn mounts() -> BTreeSet<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split(' ').nth(1))
+        .filter(|dir| dir.starts_with(BASE))
+        .map(PathBuf::from)
+        .collect()
+}
+
+fn loops() -> BTreeSet<String> {
+    let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.path().join("loop/backing_file").exists())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// The processes that run this program, but for this one.
+fn processes() -> BTreeSet<i32> {
+    let Ok(own) = fs::read_link("/proc/self/exe") else { return BTreeSet::new() };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == own))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| u32::try_from(*pid) != Ok(process::id()))
+        .collect()
+}

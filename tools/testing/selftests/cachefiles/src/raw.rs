@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! System calls with an address that is no memory.
+//!
+//! Lives here: this crate's only `unsafe`, for what no safe interface can be made to do.
+#![expect(unsafe_code, reason = "a bad address cannot be passed through a reference")]
+
+use rustix::io::Errno;
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+};
+
+/// An address in the first page, which nothing is ever mapped at.
+const BAD_ADDRESS: usize = 8;
+
+/// read(2) into memory that is not there.
+pub fn read_into_bad_address(fd: impl AsFd, len: usize) -> io::Result<usize> {
+    let buf = ptr::without_provenance_mut(BAD_ADDRESS);
+    // SAFETY: The kernel checks the address and fails with EFAULT; as nothing is mapped there, no
+    // memory of ours can be overwritten.
+    result(unsafe { libc::read(fd.as_fd().as_raw_fd(), buf, len) })
+}
+
+/// write(2) from memory that is not there.
+pub fn write_from_bad_address(fd: impl AsFd, len: usize) -> io::Result<usize> {
+    let buf = ptr::without_provenance(BAD_ADDRESS);
+    // SAFETY: The kernel checks the address and fails with EFAULT; nothing is written to memory.
+    result(unsafe { libc::write(fd.as_fd().as_raw_fd(), buf, len) })
+}
+
+/// pwrite(2) from memory that is not there.
+pub fn pwrite_from_bad_address(fd: impl AsFd, len: usize, offset: i64) -> io::Result<usize> {
+    let buf = ptr::without_provenance(BAD_ADDRESS);
+    // SAFETY: As above.
+    result(unsafe { libc::pwrite(fd.as_fd().as_raw_fd(), buf, len, offset) })
+}
+
+/// An ioctl with a plain number as its argument, on any fd.
+pub fn ioctl(fd: impl AsFd, request: u32, argument: u32) -> io::Result<()> {
+    // SAFETY: The callers pass codes that the driver takes a number with or does not know; it
+    // reads and writes no memory through the argument.
+    let ret = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), request.into(), u64::from(argument)) };
+    result(ret as isize).map(drop)
+}
+
+fn result(ret: isize) -> io::Result<usize> {
+    usize::try_from(ret).map_err(|_| io::Error::last_os_error())
+}
+
+/// The error as the number that the kernel gave, for comparing.
+pub fn errno(error: &io::Error) -> Option<Errno> {
+    Errno::from_io_error(error)
+}
