@@ -269,8 +269,9 @@ proptest! {
     ) {
         let mut bytes = bytes;
         let len = u32::try_from(bytes.len()).unwrap();
-        if let (true, Some(field)) = (honest, bytes.get_mut(8..12)) {
-            field.copy_from_slice(&len.to_ne_bytes());
+        // A message whose opcode or length is wrong would get no further.
+        if let (true, Some(fields)) = (honest, bytes.get_mut(4..12)) {
+            fields.copy_from_slice(&words(&[u32::from(fields[0] % 3), len]));
         }
         if let Err(error) = decode(&bytes, layout) {
             prop_assert!(!error.to_string().is_empty());

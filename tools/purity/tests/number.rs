@@ -177,7 +177,16 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_are_too_strange(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn no_bytes_are_too_strange(
+        mut bytes in prop::collection::vec(
+            prop_oneof![40 => b'0'..=b'9', 1 => any::<u8>()],
+            0..64,
+        ),
+        hexadecimal: bool,
+    ) {
+        if hexadecimal {
+            bytes.splice(0..0, *b"0x");
+        }
         let _ = parse_u64(&bytes);
         let _ = parse_i64(&bytes);
         for base in [Base::Auto, Base::Ten] {
