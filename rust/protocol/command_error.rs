@@ -183,7 +183,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// A sentence about [`BindMode::Unknown`].
+/// A sentence about [`BindMode::Unknown`](super::command::BindMode::Unknown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownBindMode<'a>(pub &'a [u8]);
 
