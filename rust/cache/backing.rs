@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The file behind an object: there from lookup to withdrawal, and written to by the daemon.
+
+use crate::sys::errno::ENOBUFS;
+use super::disk::Disk;
+use super::staging::Staging;
+use super::{inject, BLOCK};
+use crate::ondemand::Store;
+use crate::sys::file::{Extent, File};
+use crate::sys::fscache::Count;
+use crate::sys::inode::InUse;
+use crate::sys::iov_iter::IovIter;
+use core::sync::atomic::{AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::sync::{Arc, Mutex, SpinLock};
+use kernel::{new_mutex, new_spinlock};
+
+/// An open cache file, marked in use.
+pub(crate) struct CacheFile {
+    /// The mark against culling. Dropped first.
+    pub(crate) in_use: InUse,
+    /// The file.
+    pub(crate) file: File,
+    /// Whether it has no name in the cache yet.
+    pub(crate) unnamed: bool,
+}
+
+/// Where an object's data is.
+#[pin_data]
+pub(crate) struct Backing {
+    disk: Arc<Disk>,
+    /// Size of the netfs's file in bytes.
+    size: AtomicU64,
+    #[pin]
+    file: SpinLock<Option<CacheFile>>,
+    /// Blocks that the daemon has written in part. Taken before the backing file is written.
+    #[pin]
+    staging: Mutex<Staging>,
+}
+
+impl Backing {
+    /// Without a file.
+    pub(crate) fn new(disk: &Arc<Disk>) -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Backing {
+                disk: disk.clone(),
+                size: AtomicU64::new(0),
+                file <- new_spinlock!(None, "Backing::file"),
+                staging <- new_mutex!(Staging::new(), "Backing::staging"),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// Sets the size of the netfs's file.
+    pub(crate) fn set_size(&self, size: u64) {
+        self.size.store(size, Ordering::Relaxed);
+    }
+
+    /// Puts the file in service.
+    pub(crate) fn install(&self, file: CacheFile) {
+        let old = self.file.lock().replace(file);
+        drop(old);
+    }
+
+    /// Takes the file out of service.
+    pub(crate) fn take(&self) -> Option<CacheFile> {
+        self.file.lock().take()
+    }
+
+    /// The file, if it is in service.
+    pub(crate) fn file(&self) -> Option<File> {
+        self.file.lock().as_ref().map(|open| open.file.clone())
+    }
+
+    /// Writes what lies within one block, `at` or behind its start, or keeps it until the block is
+    /// whole.
+    fn write_part(&self, file: &File, at: u64, bytes: &[u8]) -> Result {
+        let block = at / BLOCK;
+        let start = block * BLOCK;
+        let size = self.size.load(Ordering::Relaxed);
+        // What is needed of the block that holds the end of the file is only what comes before it.
+        // Nothing is ever read of a block behind it.
+        let needed = match size.checked_sub(start) {
+            Some(left) if left > 0 => left.min(BLOCK),
+            _ => return write_all(file, at, bytes),
+        };
+        let mut staging = self.staging.lock();
+        if matches!(file.next_data(start)?, Extent::At(data) if data == start) {
+            // The block is there; these bytes are only written again.
+            return write_all(file, at, bytes);
+        }
+        // CAST: Both are at most a block.
+        let whole = staging.add(block, (at - start) as usize, bytes, needed as usize)?;
+        match whole {
+            Some(whole) => write_all(file, start, &whole),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the next `len` bytes, less than a block, out of `from` and writes them at `at`.
+    fn take_part(&self, file: &File, at: u64, len: usize, from: &mut IovIter<'_>) -> Result {
+        let mut bytes = KVec::from_elem(0, len, GFP_KERNEL)?;
+        if from.copy_out(&mut bytes) != len {
+            return Err(EFAULT);
+        }
+        self.write_part(file, at, &bytes)
+    }
+
+    /// Writes all of `from` at `at`; returns what was taken, and the error if not all was.
+    fn write_blocks(
+        &self,
+        file: &File,
+        at: u64,
+        from: &mut IovIter<'_>,
+        done: &mut usize,
+    ) -> Result {
+        let len = from.count();
+        // CAST: Less than a block.
+        let head = ((BLOCK - at % BLOCK) % BLOCK) as usize;
+        let head = head.min(len);
+        if head > 0 {
+            self.take_part(file, at, head, from)?;
+            *done += head;
+        }
+        let tail = (len - head) % BLOCK as usize;
+        let middle = len - head - tail;
+        while *done < head + middle {
+            let left = head + middle - *done;
+            let here = at + *done as u64;
+            let wrote = from.limited(left, |part| file.write_iter(here, part))?;
+            if wrote == 0 {
+                return Err(EIO);
+            }
+            *done += wrote;
+            if wrote < left && wrote % BLOCK as usize != 0 {
+                // The disk is full in the middle of a block, which is therefore not whole.
+                return Err(ENOSPC);
+            }
+        }
+        if tail > 0 {
+            self.take_part(file, at + *done as u64, tail, from)?;
+            *done += tail;
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `bytes` through the page cache.
+fn write_all(file: &File, at: u64, bytes: &[u8]) -> Result {
+    let mut done = 0;
+    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+        match file.write_buffer(rest, at + done as u64)? {
+            0 => return Err(EIO),
+            wrote => done += wrote,
+        }
+    }
+    Ok(())
+}
+
+impl Store for Backing {
+    fn write(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
+        let file = self.file().ok_or(ENOBUFS)?;
+        let len = from.count();
+        // The last byte must have a file offset.
+        at.checked_add(len as u64)
+            .filter(|&end| i64::try_from(end).is_ok())
+            .ok_or(EFBIG)?;
+        let _writing = {
+            let _acting = self.disk.cred.assume();
+            self.disk.begin_write(len as u64)?
+        };
+        Count::Write.bump();
+        inject::write()?;
+        let mut done = 0;
+        match self.write_blocks(&file, at, from, &mut done) {
+            Err(error) if done == 0 => Err(error),
+            _ => Ok(done),
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    fn seek(&self, offset: i64, whence: i32) -> Result<u64> {
+        self.file().ok_or(ENOBUFS)?.seek(offset, whence)
+    }
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Bringing a cache into service: everything that is checked and made before FS-Cache may use it.
+
+use crate::sys::errno::EOPNOTSUPP;
+use super::directory::Directory;
+use super::disk::{Disk, Need};
+use super::limits::Limits;
+use super::Cache;
+use crate::fscache::CacheFiles;
+use crate::ondemand::RequestTable;
+use crate::sys::creds::Cred;
+use crate::sys::dentry::Dentry;
+use crate::sys::fscache::CacheCookie;
+use crate::sys::fscache_ops::Active;
+use crate::sys::log;
+use crate::sys::mount::{self, Mount};
+use crate::sys::xarray::XArray;
+use kernel::new_mutex;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::Arc;
+
+/// What a `bind` binds.
+pub(crate) struct Plan<'a> {
+    /// The directory.
+    pub(crate) dir: &'a CStr,
+    /// The name of the cache.
+    pub(crate) tag: &'a CStr,
+    /// The security label to act under.
+    pub(crate) secid: Option<u32>,
+    /// Limits of space.
+    pub(crate) limits: &'a Limits,
+    /// Whether misses go to the daemon.
+    pub(crate) on_demand: bool,
+    /// The session's requests.
+    pub(crate) requests: &'a Arc<RequestTable>,
+}
+
+impl Plan<'_> {
+    /// Binds; an error leaves nothing behind (`cachefiles_add_cache()`).
+    pub(crate) fn bind(&self) -> Result<Active<CacheFiles>> {
+        self.try_bind()
+            .inspect(|active| {
+                log::info!(
+                    "File cache on {} registered",
+                    self.tag.to_str().unwrap_or("(not UTF-8)")
+                );
+                let disk = &active.cache().disk;
+                let _acting = disk.cred.assume();
+                // The state is up to date from the start; its errors come back when they matter.
+                let _ = disk.has_room(0, 0, Need::Check);
+            })
+            .inspect_err(|error| {
+                log::error!("Failed to register: {}", error.to_errno());
+            })
+    }
+
+    fn try_bind(&self) -> Result<Active<CacheFiles>> {
+        let cookie = CacheCookie::acquire(self.tag)?;
+        let service = Cred::for_kernel_service(self.secid).inspect_err(|error| {
+            if self.secid.is_some() {
+                log::error!(
+                    "Security denies permission to nominate security context: error {}",
+                    error.to_errno()
+                );
+            }
+        })?;
+        let (mnt, root, cred) = {
+            let _acting = service.assume();
+            let (mnt, root) = mount::find_dir(self.dir)?;
+            self.check_backing(&mnt, &root)?;
+            // What we create gets the security label that belongs beside the cache.
+            let cred = service.creating_like(&root.inode().ok_or(ENOENT)?)?;
+            (mnt, root, cred)
+        };
+        let disk = {
+            let _acting = cred.assume();
+            check_security(&root)?;
+            mnt.space()?
+        };
+        self.check_blocks(disk.block_size)?;
+        let disk = Disk::new(
+            mnt,
+            cred,
+            self.limits,
+            &disk,
+            cookie.clone(),
+            self.requests.clone(),
+        )?;
+        let (store, graveyard) = {
+            let _acting = disk.cred.assume();
+            (
+                Directory::open(&disk, &root, b"cache")?.0,
+                Directory::open(&disk, &root, b"graveyard")?.0,
+            )
+        };
+        drop(root);
+        let cache = Arc::pin_init(
+            pin_init!(Cache {
+                store,
+                graveyard,
+                on_demand: self.on_demand,
+                volumes <- new_mutex!(KVec::new(), "Cache::volumes"),
+                objects <- XArray::new(1, u32::MAX),
+                disk,
+            }),
+            GFP_KERNEL,
+        )?;
+        Active::add(cookie, cache)
+    }
+
+    fn check_backing(&self, mnt: &Mount, root: &Dentry) -> Result {
+        mnt.check_backing(root).map_err(|failed| {
+            log::error!(
+                "{} cannot hold a cache: {}",
+                self.dir.to_str().unwrap_or("(not UTF-8)"),
+                failed.why.to_str().unwrap_or("")
+            );
+            failed.error
+        })
+    }
+
+    fn check_blocks(&self, bytes: u32) -> Result {
+        match bytes {
+            0 => Err(ERANGE),
+            bytes if bytes as usize > kernel::page::PAGE_SIZE => {
+                log::error!("blocks of {} bytes are larger than a page", bytes);
+                Err(EOPNOTSUPP)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether the security policy lets us make what a cache is made of.
+fn check_security(root: &Dentry) -> Result {
+    match root.check_create() {
+        Ok(()) => Ok(()),
+        Err(failed) if failed.error == EOPNOTSUPP => Ok(()),
+        Err(failed) => {
+            log::error!(
+                "Security denies permission to {}: error {}",
+                failed.why.to_str().unwrap_or(""),
+                failed.error.to_errno()
+            );
+            Err(failed.error)
+        }
+    }
+}

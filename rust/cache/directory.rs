@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Directories of the cache: made on the way, marked in use while we hold them, buried when stale.
+
+use crate::sys::errno::ESTALE;
+use super::disk::{Disk, Need};
+use super::inject;
+use crate::sys::dentry::{Dentry, Moved};
+use crate::sys::inode::InUse;
+use crate::sys::log;
+use core::sync::atomic::Ordering;
+use kernel::prelude::*;
+use kernel::str::CString;
+
+/// A directory in use: `rmdir` and culling keep off.
+pub(crate) struct Directory {
+    // Dropped first: the mark goes before the reference.
+    _in_use: InUse,
+    dentry: Dentry,
+}
+
+impl Directory {
+    /// The directory.
+    pub(crate) fn dentry(&self) -> &Dentry {
+        &self.dentry
+    }
+
+    /// The directory `name` in `parent`, made with mode 0700 if need be; tells whether it is new
+    /// (`cachefiles_get_directory()`). `EBUSY` if another cache uses it.
+    pub(crate) fn open(disk: &Disk, parent: &Dentry, name: &[u8]) -> Result<(Self, bool)> {
+        let shown = core::str::from_utf8(name).unwrap_or("(not UTF-8)");
+        let locked = parent.lock().ok_or(ENOTDIR)?;
+        let mut is_new = false;
+        let dentry = loop {
+            let found = inject::read().and_then(|()| locked.find(name));
+            let found = found.inspect_err(|error| {
+                if *error != ENOMEM {
+                    log::error!("Lookup {} failed with error {}", shown, error.to_errno());
+                }
+            })?;
+            if !found.is_negative() {
+                break found;
+            }
+            disk.has_room(1, 0, Need::Create)
+                .and_then(|()| inject::write())
+                .and_then(|()| locked.mkdir(&disk.mnt, &found, 0o700))
+                .inspect_err(|error| {
+                    log::error!("mkdir {} failed with error {}", shown, error.to_errno())
+                })?;
+            is_new = true;
+            // Some file systems make the directory behind another dentry.
+            if !found.is_unhashed() {
+                break found;
+            }
+        };
+        // Marked before the parent is unlocked, so that nobody can remove it in between.
+        let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?).map_err(|inode| {
+            log::notice!("Inode already in use: {} (B={:x})", shown, inode.number());
+            EBUSY
+        })?;
+        drop(locked);
+        if !dentry.is_dir() {
+            log::error!("{} is not a directory", shown);
+            return Err(EIO);
+        }
+        if !dentry.is_usable_dir() {
+            return Err(EPERM);
+        }
+        Ok((
+            Directory {
+                _in_use: in_use,
+                dentry,
+            },
+            is_new,
+        ))
+    }
+}
+
+/// Takes `victim` out of `dir`: a file is deleted, a directory moved to the graveyard for user
+/// space to delete (`cachefiles_bury_object()`). Any error but a lack of memory or of the victim
+/// is the disk's.
+pub(crate) fn bury(
+    disk: &Disk,
+    graveyard: &Directory,
+    dir: &Dentry,
+    victim: &Dentry,
+) -> Result {
+    {
+        let locked = dir.lock().ok_or(ENOTDIR)?;
+        if !locked.holds(victim) {
+            return Err(ESTALE);
+        }
+        if !victim.is_dir() {
+            return inject::remove()
+                .and_then(|()| locked.unlink(&disk.mnt, victim))
+                .inspect_err(|error| {
+                    if *error == EIO {
+                        disk.io_error(format_args!("Unlink failed"));
+                    }
+                });
+        }
+    }
+    loop {
+        let name = grave_name(disk)?;
+        let moved = match inject::read() {
+            Ok(()) => dir.move_away(&disk.mnt, victim, graveyard.dentry(), name.as_bytes()),
+            Err(error) => Err(crate::sys::dentry::MoveError {
+                error,
+                why: kernel::c_str!("an error was injected"),
+            }),
+        };
+        match moved {
+            Ok(Moved::Done | Moved::Gone) => return Ok(()),
+            Err(failed) if failed.error == EEXIST => continue,
+            Err(failed) if failed.error == ENOMEM => return Err(ENOMEM),
+            Err(failed) => {
+                disk.io_error(format_args!(
+                    "Burying failed with error {}: {}",
+                    failed.error.to_errno(),
+                    failed.why.to_str().unwrap_or("")
+                ));
+                return Err(EIO);
+            }
+        }
+    }
+}
+
+/// A name that nothing in the graveyard should have yet: the time and a count, in hexadecimal.
+fn grave_name(disk: &Disk) -> Result<CString> {
+    let count = disk.graves.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    CString::try_from_fmt(kernel::fmt!(
+        "{:08x}{:08x}",
+        crate::sys::time::seconds(),
+        count
+    ))
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The backing file system of a cache: its mount, the credentials to use it with, its free space,
+//! and what happens when it fails.
+
+use crate::sys::errno::ENOBUFS;
+use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
+use crate::ondemand::RequestTable;
+use crate::sys::creds::Cred;
+use crate::sys::fscache::{CacheCookie, Count};
+use crate::sys::log;
+use crate::sys::mount::{self, Mount};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// The disk under a cache.
+pub(crate) struct Disk {
+    /// Credentials of everything done to the cache.
+    pub(crate) cred: Cred,
+    /// Bytes in a block of the file system, at most a page.
+    pub(crate) block_size: u32,
+    /// The requests to the daemon, which fail when the disk does.
+    pub(crate) requests: Arc<RequestTable>,
+    /// FS-Cache's record, which is told when the disk fails.
+    pub(crate) cookie: Arc<CacheCookie>,
+    thresholds: Thresholds,
+    culling: AtomicBool,
+    changed: AtomicBool,
+    files_released: AtomicU32,
+    blocks_released: AtomicU64,
+    blocks_writing: AtomicU64,
+    /// Makes names in the graveyard unique within a second.
+    pub(crate) graves: AtomicU32,
+    /// The mount. Last, so that it goes after all that lies on it.
+    pub(crate) mnt: Mount,
+}
+
+/// What space is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Nothing; the state is to be brought up to date.
+    Check,
+    /// A file or directory.
+    Create,
+    /// Data.
+    Write,
+}
+
+/// Blocks that a write under way will take; they count as taken while this lives.
+pub(crate) struct Writing<'a> {
+    disk: &'a Disk,
+    blocks: u64,
+}
+
+impl Disk {
+    /// The disk behind `mnt`, with limits at `limits` of its `space`.
+    pub(crate) fn new(
+        mnt: Mount,
+        cred: Cred,
+        limits: &Limits,
+        space: &mount::Space,
+        cookie: Arc<CacheCookie>,
+        requests: Arc<RequestTable>,
+    ) -> Result<Arc<Self>> {
+        Ok(Arc::new(
+            Disk {
+                cred,
+                block_size: space.block_size,
+                requests,
+                cookie,
+                thresholds: Thresholds::new(limits, space.files, space.blocks),
+                culling: AtomicBool::new(false),
+                changed: AtomicBool::new(false),
+                files_released: AtomicU32::new(0),
+                blocks_released: AtomicU64::new(0),
+                blocks_writing: AtomicU64::new(0),
+                graves: AtomicU32::new(0),
+                mnt,
+            },
+            GFP_KERNEL,
+        )?)
+    }
+
+    /// The disk cannot be trusted any more: nothing is served from it or stored on it.
+    pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
+        log::error!("I/O Error: {}", what);
+        self.cookie.io_error();
+        self.requests.kill();
+    }
+
+    /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.
+    /// Starts and stops culling as the limits say (`cachefiles_has_space()`).
+    pub(crate) fn has_room(&self, files: u64, blocks: u64, need: Need) -> Result {
+        let space = match self.mnt.space() {
+            Ok(space) => space,
+            Err(error) => {
+                if error == EIO {
+                    self.io_error(format_args!("statfs failed"));
+                }
+                return Err(error);
+            }
+        };
+        let now = Space {
+            files_free: space.files_free,
+            blocks_avail: space.blocks_avail,
+            blocks_writing: self.blocks_writing.load(Ordering::Relaxed),
+        };
+        let verdict = self
+            .thresholds
+            .judge(now, files, blocks, self.culling.load(Ordering::Relaxed));
+        match verdict.culling {
+            CullChange::Begin => self.set_culling(true),
+            CullChange::Cease => self.set_culling(false),
+            CullChange::Unchanged => {}
+        }
+        if verdict.enough {
+            return Ok(());
+        }
+        match need {
+            Need::Check => {}
+            Need::Create => Count::NoSpaceToCreate.bump(),
+            Need::Write => Count::NoSpaceToWrite.bump(),
+        }
+        Err(ENOBUFS)
+    }
+
+    fn set_culling(&self, on: bool) {
+        if self.culling.swap(on, Ordering::Relaxed) != on {
+            self.state_changed();
+        }
+    }
+
+    fn state_changed(&self) {
+        self.changed.store(true, Ordering::Release);
+        self.requests.pollers.wake();
+    }
+
+    /// Whether space is so short that the daemon should cull.
+    pub(crate) fn is_culling(&self) -> bool {
+        self.culling.load(Ordering::Relaxed)
+    }
+
+    /// Whether the state line has changed since it was read last.
+    pub(crate) fn has_changed(&self) -> bool {
+        self.changed.load(Ordering::Acquire)
+    }
+
+    /// A file of `blocks` 512-byte blocks is no longer in use: it can be culled.
+    pub(crate) fn released(&self, blocks: u64) {
+        self.blocks_released.fetch_add(blocks, Ordering::Relaxed);
+        self.files_released.fetch_add(1, Ordering::Relaxed);
+        self.state_changed();
+    }
+
+    /// Lets `show` see the state line and, if it succeeds, starts counting anew.
+    pub(crate) fn report<R>(&self, show: impl FnOnce(StateLine<'_>) -> Result<R>) -> Result<R> {
+        // Out of date is better than nothing if the disk does not tell.
+        let _ = self.has_room(0, 0, Need::Check);
+        let files_released = self.files_released.load(Ordering::Relaxed);
+        let blocks_released = self.blocks_released.load(Ordering::Relaxed);
+        let shown = show(StateLine {
+            culling: self.is_culling(),
+            thresholds: &self.thresholds,
+            files_released,
+            blocks_released,
+        })?;
+        self.changed.store(false, Ordering::Release);
+        self.files_released.fetch_sub(files_released, Ordering::Relaxed);
+        self.blocks_released.fetch_sub(blocks_released, Ordering::Relaxed);
+        Ok(shown)
+    }
+
+    /// Checks that `bytes` more can be written, and counts them until the result is dropped.
+    pub(crate) fn begin_write(&self, bytes: u64) -> Result<Writing<'_>> {
+        let blocks = bytes.div_ceil(self.block_size.into());
+        self.has_room(0, blocks, Need::Write)?;
+        self.blocks_writing.fetch_add(blocks, Ordering::Relaxed);
+        Ok(Writing { disk: self, blocks })
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.disk
+            .blocks_writing
+            .fetch_sub(self.blocks, Ordering::Relaxed);
+    }
+}

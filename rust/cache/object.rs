@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An object: one cached file in service, between a cookie and a backing file.
+
+use super::backing::Backing;
+use super::key::{cook, NAME_MAX};
+use super::volume::Volume;
+use super::Cache;
+use crate::ondemand::{DemandObject, Store};
+use crate::sys::fscache::{Cookie, ObjectCount};
+use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::types::ARef;
+
+static LAST_DEBUG_ID: AtomicU32 = AtomicU32::new(0);
+
+/// An object (`struct cachefiles_object`). Counted by the cookie, the cache's index, and reads under
+/// way; freed by whichever is last, after its file has been taken away.
+pub(crate) struct Object {
+    /// The volume it is in, with the directory that holds it.
+    pub(crate) volume: Arc<Volume>,
+    /// The name of its file.
+    pub(crate) name: KVec<u8>,
+    /// The number that messages name.
+    pub(crate) debug_id: u32,
+    /// Where its data is.
+    pub(crate) backing: Arc<Backing>,
+    /// What the daemon knows of it.
+    pub(crate) demand: Arc<DemandObject>,
+    /// Its number in the cache's index.
+    pub(crate) index: u32,
+    /// The netfs's record.
+    pub(crate) cookie: ARef<Cookie>,
+    /// Dropped last: when none is left, the cache is empty.
+    _count: ObjectCount,
+}
+
+impl Object {
+    /// A new object for `cookie`, in the index of its cache, without a file.
+    pub(crate) fn new(volume: &Arc<Volume>, cookie: &Cookie) -> Result<Arc<Self>> {
+        let cache = &volume.cache;
+        let count = ObjectCount::new(cache.cookie());
+        let mut buffer = [0; NAME_MAX];
+        let cooked = cook(cookie.key(), &mut buffer).map_err(|error| {
+            crate::sys::log::warn_limited!("cookie {:x}: {}", cookie.debug_id(), error);
+            Error::from_errno(-error.errno())
+        })?;
+        let mut name = KVec::with_capacity(cooked.len(), GFP_KERNEL)?;
+        name.extend_from_slice(cooked, GFP_KERNEL)?;
+        let debug_id = LAST_DEBUG_ID.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let backing = Backing::new(&cache.disk)?;
+        let store: Arc<dyn Store> = backing.clone();
+        let demand = DemandObject::new(
+            cache.requests(),
+            &volume.key,
+            cookie.key(),
+            store,
+            debug_id,
+        )?;
+        let slot = cache.objects.reserve()?;
+        let object = Arc::new(
+            Object {
+                volume: volume.clone(),
+                name,
+                debug_id,
+                backing,
+                demand,
+                index: slot.id(),
+                cookie: cookie.grab(),
+                _count: count,
+            },
+            GFP_KERNEL,
+        )?;
+        slot.fill(object.clone(), false).map_err(|_| ENOMEM)?;
+        Ok(object)
+    }
+
+    /// The cache it is in.
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.volume.cache
+    }
+
+    /// Reports that the disk failed it.
+    pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
+        self.cache()
+            .disk
+            .io_error(format_args!("{} [o={:08x}]", what, self.debug_id));
+    }
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What each command that the daemon writes does.
+//!
+//! A command that fails changes nothing, and a rate-limited message names the value and the rule.
+
+use crate::sys::errno::EOPNOTSUPP;
+use super::session::{Session, Setup};
+use crate::cache::bind::Plan;
+use crate::cache::Cache;
+use crate::protocol::command::{split, BindMode, Command, CommandError, CopenReply, Verb};
+use crate::protocol::command_error::{Quoted, UnknownBindMode};
+use crate::protocol::message::Layout;
+use crate::sys::log::warn_limited;
+use crate::sys::{creds, module};
+use kernel::prelude::*;
+use kernel::str::{CStr, CString};
+use kernel::sync::Arc;
+
+impl Session {
+    /// Runs the command in `line` (`cachefiles_daemon_write()`).
+    pub(super) fn command(&self, line: &[u8]) -> Result {
+        let (verb, args) = split(line).map_err(explain)?;
+        let mut setup = self.setup.lock();
+        if self.requests.is_dead() {
+            return Err(EIO);
+        }
+        if verb.is_ondemand() {
+            return self.on_demand_command(verb, args);
+        }
+        match verb.parse(args).map_err(explain)? {
+            Command::Bind(mode) => self.bind(&setup, mode),
+            Command::Limit {
+                resource,
+                bound,
+                percent,
+            } => setup.limits.set(resource, bound, percent).map_err(|error| {
+                warn_limited!("{}: {}", verb, error);
+                EINVAL
+            }),
+            Command::Dir(dir) => set_once(&mut setup.dir, verb, dir),
+            Command::Tag(tag) => set_once(&mut setup.tag, verb, tag),
+            Command::SecCtx(context) => {
+                if setup.secid.is_some() {
+                    warn_limited!("secctx: a security context is set already");
+                    return Err(EINVAL);
+                }
+                setup.secid = Some(creds::security_id(context).inspect_err(|error| {
+                    warn_limited!(
+                        "secctx: no security module knows {}: error {}",
+                        Quoted(context),
+                        error.to_errno()
+                    )
+                })?);
+                Ok(())
+            }
+            Command::Debug(mask) => {
+                module::set_debug_mask(mask);
+                Ok(())
+            }
+            Command::Cull(name) => self.ready_cache(verb)?.cull(name),
+            Command::InUse(name) => self.ready_cache(verb)?.check_in_use(name),
+            // Taken care of above.
+            Command::Copen(_) | Command::Restore | Command::Cinit(_) | Command::Cread(_) => {
+                Err(EOPNOTSUPP)
+            }
+        }
+    }
+
+    /// Commands that exist in on-demand mode only, and of those only the chosen protocol's.
+    fn on_demand_command(&self, verb: Verb, args: &[u8]) -> Result {
+        let chosen = match verb {
+            Verb::Copen => self.layout() == Layout::Mainline,
+            Verb::Cinit | Verb::Cread => self.layout() == Layout::V5,
+            _ => true,
+        };
+        if !chosen || !self.cache().is_some_and(|cache| cache.on_demand) {
+            warn_limited!("{}: the cache is not bound for on-demand mode with it", verb);
+            return Err(EOPNOTSUPP);
+        }
+        match verb.parse(args).map_err(explain)? {
+            Command::Restore => {
+                self.requests.restore();
+                Ok(())
+            }
+            Command::Copen(copen) => {
+                let reply = copen.reply.map_err(|error| Error::from_errno(-error.errno()));
+                self.requests
+                    .answer_open(copen.id, reply)
+                    .inspect_err(|_| match reply {
+                        Ok(CopenReply::Size(_) | CopenReply::Error(_)) => {
+                            warn_limited!("copen: no OPEN request {} waits for an answer", copen.id)
+                        }
+                        _ => warn_limited!(
+                            "copen: {} is neither a size nor a negative error number",
+                            Quoted(copen.reply_text)
+                        ),
+                    })
+            }
+            _ => Err(EOPNOTSUPP),
+        }
+    }
+
+    fn ready_cache(&self, verb: Verb) -> Result<Arc<Cache>> {
+        self.cache().ok_or_else(|| {
+            warn_limited!("{}: the cache is not bound yet", verb);
+            EIO
+        })
+    }
+
+    fn bind(&self, setup: &Setup, mode: BindMode<'_>) -> Result {
+        let Some(dir) = &setup.dir else {
+            warn_limited!("bind: no cache directory was given");
+            return Err(EINVAL);
+        };
+        if self.cache().is_some() {
+            warn_limited!("bind: the cache is bound already");
+            return Err(EBUSY);
+        }
+        let on_demand = match mode {
+            BindMode::Plain => false,
+            BindMode::OnDemand(None | Some(Layout::Mainline)) => true,
+            BindMode::OnDemand(Some(Layout::V5)) => {
+                warn_limited!("bind: {}", UnknownBindMode(b"ondemand v5"));
+                return Err(EINVAL);
+            }
+            BindMode::Unknown(args) => {
+                warn_limited!("bind: {}", UnknownBindMode(args));
+                return Err(EINVAL);
+            }
+        };
+        let default_tag: &CStr = kernel::c_str!("CacheFiles");
+        let plan = Plan {
+            dir,
+            tag: setup.tag.as_deref().unwrap_or(default_tag),
+            secid: setup.secid,
+            limits: &setup.limits,
+            on_demand,
+            requests: &self.requests,
+        };
+        let active = Arc::new(plan.bind()?, GFP_KERNEL)?;
+        self.set_bound(active);
+        Ok(())
+    }
+}
+
+/// Stores an argument that may be given once.
+fn set_once(place: &mut Option<CString>, verb: Verb, value: &[u8]) -> Result {
+    if place.is_some() {
+        warn_limited!("{}: it is set already, and {} comes too late", verb, Quoted(value));
+        return Err(EEXIST);
+    }
+    let mut bytes = KVec::with_capacity(value.len() + 1, GFP_KERNEL)?;
+    bytes.extend_from_slice(value, GFP_KERNEL)?;
+    bytes.push(0, GFP_KERNEL)?;
+    let text = CStr::from_bytes_with_nul(&bytes).map_err(|_| EINVAL)?;
+    *place = Some(CString::try_from(text)?);
+    Ok(())
+}
+
+/// Puts an error of the grammar into the log, and turns it into what the writer is told.
+fn explain(error: CommandError<'_>) -> Error {
+    warn_limited!("{}", error);
+    Error::from_errno(-error.errno())
+}

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Reading from a cache file into whatever netfs points to, directly and asynchronously.
+
+use crate::sys::errno::{ENODATA, ESTALE};
+use crate::cache::inject;
+use crate::cache::object::Object;
+use crate::sys::aio::{self, ReadDone};
+use crate::sys::file::{Extent, File};
+use crate::sys::fscache::Count;
+use crate::sys::iov_iter::IovIter;
+use crate::sys::netfs::{OnHole, Resources, Termination};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// A read under way.
+struct Read {
+    object: Arc<Object>,
+    done: Termination,
+    /// Bytes that were filled before the file was read.
+    skipped: usize,
+    /// Bytes that the file has to give.
+    want: usize,
+    /// Invalidations of the cookie when the operation began.
+    invalidations: u32,
+}
+
+/// Reads at `start` (`cachefiles_read()`).
+pub(crate) fn read(
+    object: Arc<Object>,
+    resources: &Resources<'_>,
+    file: &File,
+    start: u64,
+    into: &mut IovIter<'_>,
+    on_hole: OnHole,
+    done: Termination,
+) {
+    Count::Read.bump();
+    let len = into.count();
+    let skipped = match leading_hole(file, start, len, on_hole) {
+        Ok(skipped) => skipped,
+        Err(error) => {
+            into.advance(usize::MAX);
+            return done.finish(Err(error), false);
+        }
+    };
+    into.zero(skipped);
+    if skipped == len {
+        return done.finish(Ok(len), false);
+    }
+    if let Err(error) = inject::read() {
+        into.advance(usize::MAX);
+        return done.finish(Err(error), false);
+    }
+    let job = Read {
+        object,
+        done,
+        skipped,
+        want: len - skipped,
+        invalidations: resources.invalidations(),
+    };
+    aio::read(file, start + skipped as u64, into, job);
+}
+
+/// How many bytes from `start` on are to be zeros because the file has none there.
+fn leading_hole(file: &File, start: u64, len: usize, on_hole: OnHole) -> Result<usize> {
+    if on_hole == OnHole::Ignore {
+        return Ok(0);
+    }
+    inject::read()?;
+    let hole = match file.next_data(start)? {
+        Extent::At(data) => usize::try_from(data.saturating_sub(start)).unwrap_or(len).min(len),
+        Extent::None => len,
+    };
+    if hole > 0 && on_hole == OnHole::Fail {
+        return Err(ENODATA);
+    }
+    Ok(hole)
+}
+
+impl ReadDone for Read {
+    fn done(self, result: Result<usize>, was_async: bool) {
+        let result = match result {
+            // What the file does not have must not pass for zeros.
+            Ok(count) if count < self.want => Err(EIO),
+            Ok(_) if self.object.cookie.invalidations() != self.invalidations => Err(ESTALE),
+            Ok(count) => Ok(self.skipped + count),
+            Err(error) => Err(error),
+        };
+        // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
+        // object, so that ours is not the last reference, which could not be dropped here.
+        drop(self.object);
+        self.done.finish(result, was_async);
+    }
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The anonymous fd: the daemon's handle on one object, for writing, seeking and answering.
+
+use super::object::DemandObject;
+use super::state::ObjectId;
+use super::table::RequestTable;
+use crate::protocol::message::READ_COMPLETE;
+use crate::sys::anon_file::AnonFile;
+use crate::sys::iov_iter::IovIter;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::{Arc, ArcBorrow};
+
+/// What an anonymous file owns. Its number lives exactly as long.
+pub(crate) struct AnonFd {
+    table: Arc<RequestTable>,
+    object: Arc<DemandObject>,
+    id: ObjectId,
+    /// The session, which goes on until the last of its fds is closed. Dropped last.
+    _keep: Arc<dyn Send + Sync>,
+}
+
+impl AnonFd {
+    /// A handle on `object` with a new number.
+    pub(super) fn new(
+        table: &Arc<RequestTable>,
+        object: &Arc<DemandObject>,
+        keep: Arc<dyn Send + Sync>,
+    ) -> Result<Arc<Self>> {
+        let id = table.new_object_id()?;
+        let this = AnonFd {
+            table: table.clone(),
+            object: object.clone(),
+            id,
+            _keep: keep,
+        };
+        Ok(Arc::new(this, GFP_KERNEL)?)
+    }
+
+    /// The number.
+    pub(super) fn id(&self) -> ObjectId {
+        self.id
+    }
+}
+
+impl Drop for AnonFd {
+    fn drop(&mut self) {
+        self.table.free_object_id(self.id);
+    }
+}
+
+impl AnonFile for AnonFd {
+    const NAME: &'static CStr = kernel::c_str!("[cachefiles]");
+
+    fn write(this: ArcBorrow<'_, Self>, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
+        this.object.store.write(at, from)
+    }
+
+    fn seek(this: ArcBorrow<'_, Self>, offset: i64, whence: i32) -> Result<u64> {
+        this.object.store.seek(offset, whence)
+    }
+
+    fn ioctl(this: ArcBorrow<'_, Self>, command: u32, arg: usize) -> Result {
+        if command != READ_COMPLETE {
+            return Err(EINVAL);
+        }
+        // CAST: `usize` is 64 bits wide on what we build for.
+        this.table.answer_read(&this.object, arg as u64)
+    }
+
+    fn release(this: ArcBorrow<'_, Self>) {
+        this.table.fd_released(&this.object, this.id);
+    }
+}

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Handing requests to the daemon: what a read of the device does.
+
+use crate::sys::errno::EMSGSIZE;
+use super::anon_fd::AnonFd;
+use super::request::{Ask, Request};
+use super::table::RequestTable;
+use crate::protocol::message::{Body, Layout, Message, MSG_MAX};
+use crate::sys::anon_file::Prepared;
+use kernel::prelude::*;
+use kernel::sync::Arc;
+use kernel::uaccess::UserSliceWriter;
+
+/// A request that was taken to be delivered: it is in the table, no longer new.
+struct Picked {
+    id: u32,
+    request: Arc<Request>,
+    /// The number that the message's header names.
+    object_id: u32,
+}
+
+impl RequestTable {
+    /// Gives the daemon the next request, in turn, and returns the message's length; 0 if there is
+    /// none (`cachefiles_ondemand_daemon_read()`).
+    ///
+    /// `EMSGSIZE` if the message does not fit and `EFAULT` if it cannot be copied: the request is
+    /// then as new as before, and no fd was made. `keep` is held by a new anonymous fd.
+    pub(crate) fn deliver(
+        self: &Arc<Self>,
+        layout: Layout,
+        keep: impl FnOnce() -> Arc<dyn Send + Sync>,
+        out: UserSliceWriter,
+    ) -> Result<usize> {
+        let Some(picked) = self.pick(layout, out.len())? else {
+            return Ok(0);
+        };
+        let delivered = match picked.request.ask {
+            Ask::Open { .. } => self.deliver_open(&picked, layout, keep, out),
+            _ => self.deliver_plain(&picked, layout, out),
+        };
+        if delivered.is_err() {
+            self.put_back(&picked);
+        }
+        delivered
+    }
+
+    /// Takes the next request whose message fits into `room` bytes.
+    fn pick(&self, layout: Layout, room: usize) -> Result<Option<Picked>> {
+        let mut table = self.lock().lock();
+        let from = table.next_delivery;
+        let found = match self.next_deliverable(&mut table, from) {
+            None if from > 0 => self.next_deliverable(&mut table, 0),
+            found => found,
+        };
+        let Some((id, request)) = found else {
+            return Ok(None);
+        };
+        let object_id = match request.ask {
+            Ask::Open { .. } => 0,
+            Ask::Close(fd) => fd,
+            Ask::Read { .. } => {
+                let state = request.object.state.access_mut(&mut table);
+                state.may_deliver_read().unwrap_or(0)
+            }
+        };
+        let picked = Picked {
+            id,
+            request,
+            object_id,
+        };
+        let need = picked.message(0).encoded_len(layout);
+        if !need.is_some_and(|need| need <= room && need <= MSG_MAX) {
+            // The table's own reference keeps the request; ours goes after the lock.
+            drop(table);
+            return Err(EMSGSIZE);
+        }
+        self.reqs.unmark(id);
+        table.next_delivery = id.wrapping_add(1);
+        Ok(Some(picked))
+    }
+
+    /// Makes a picked request new again, unless it is over.
+    fn put_back(&self, picked: &Picked) {
+        let table = self.lock().lock();
+        if self.holds(&table, picked.id, &picked.request) {
+            self.reqs.mark(picked.id);
+        }
+        drop(table);
+        self.pollers.wake();
+    }
+
+    fn deliver_plain(
+        &self,
+        picked: &Picked,
+        layout: Layout,
+        mut out: UserSliceWriter,
+    ) -> Result<usize> {
+        let len = copy(&picked.message(0), layout, &mut out)?;
+        // Nobody answers a CLOSE.
+        if let Ask::Close(_) = picked.request.ask {
+            let table = self.lock().lock();
+            let removed = if self.holds(&table, picked.id, &picked.request) {
+                self.reqs.remove(picked.id)
+            } else {
+                None
+            };
+            drop(table);
+            drop(removed);
+        }
+        Ok(len)
+    }
+
+    fn deliver_open(
+        self: &Arc<Self>,
+        picked: &Picked,
+        layout: Layout,
+        keep: impl FnOnce() -> Arc<dyn Send + Sync>,
+        mut out: UserSliceWriter,
+    ) -> Result<usize> {
+        let object = &picked.request.object;
+        // Everything that can fail comes before the copy, and the copy before the fd is visible.
+        let file = Prepared::<AnonFd>::new()?;
+        let fd = file.fd();
+        let data = AnonFd::new(self, object, keep())?;
+        let message = Message {
+            object_id: data.id(),
+            ..picked.message(fd)
+        };
+        let len = copy(&message, layout, &mut out)?;
+        {
+            let mut table = self.lock().lock();
+            // The request may have ended while it was copied; then the daemon has read nothing.
+            if !self.holds(&table, picked.id, &picked.request)
+                || !object.state.access_mut(&mut table).deliver_open(data.id())
+            {
+                return Ok(0);
+            }
+        }
+        file.publish(data);
+        Ok(len)
+    }
+}
+
+impl Picked {
+    /// The message; `fd` is that of an OPEN.
+    fn message(&self, fd: u32) -> Message<'_> {
+        let object = &self.request.object;
+        Message {
+            id: self.id,
+            object_id: self.object_id,
+            body: match self.request.ask {
+                Ask::Open { .. } => Body::Open {
+                    volume_key: &object.volume_key,
+                    cookie_key: &object.cookie_key,
+                    fd,
+                    flags: 0,
+                },
+                Ask::Close(_) => Body::Close { fd },
+                Ask::Read { offset, len } => Body::Read { offset, len, fd },
+            },
+        }
+    }
+}
+
+fn copy(message: &Message<'_>, layout: Layout, out: &mut UserSliceWriter) -> Result<usize> {
+    let mut buffer = [0; MSG_MAX];
+    let bytes = message
+        .encode(layout, &mut buffer)
+        .map_err(|_| EMSGSIZE)?;
+    out.write_slice(bytes)?;
+    Ok(bytes.len())
+}

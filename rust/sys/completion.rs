@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct completion`: something happens once, and whoever waits for it goes on.
+
+use super::bindings;
+use kernel::prelude::*;
+use kernel::types::Opaque;
+
+/// The wait ended because the task is being killed.
+pub(crate) struct Killed;
+
+/// A one-shot completion: once [`complete`](Self::complete) was called, every wait returns.
+#[pin_data]
+pub(crate) struct Completion {
+    #[pin]
+    inner: Opaque<bindings::completion>,
+}
+
+// SAFETY: `struct completion` locks itself and may be used from any thread.
+unsafe impl Send for Completion {}
+// SAFETY: As above.
+unsafe impl Sync for Completion {}
+
+impl Completion {
+    /// Not yet completed.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- Opaque::ffi_init(|slot| {
+                // SAFETY: `slot` is memory for a completion that is pinned from here on.
+                unsafe { bindings::cfrs_init_completion(slot) }
+            }),
+        })
+    }
+
+    /// Lets every present and future waiter go. Callable from any context.
+    pub(crate) fn complete(&self) {
+        // SAFETY: `inner` was initialised by `new`; `complete_all` takes its lock itself.
+        unsafe { bindings::complete_all(self.inner.get()) }
+    }
+
+    /// Waits, but no longer than the task lives.
+    pub(crate) fn wait_killable(&self) -> Result<(), Killed> {
+        // SAFETY: `inner` was initialised by `new`, and `self` is borrowed for the whole wait.
+        match unsafe { bindings::wait_for_completion_killable(self.inner.get()) } {
+            0 => Ok(()),
+            _ => Err(Killed),
+        }
+    }
+
+    /// Waits, whatever happens to the task. Only for what is known to come at once.
+    pub(crate) fn wait(&self) {
+        // SAFETY: As for `wait_killable`.
+        unsafe { bindings::wait_for_completion(self.inner.get()) }
+    }
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Open files of a backing file system, as the kernel uses them.
+
+use super::bindings;
+use super::creds::Cred;
+use super::dentry::Dentry;
+use super::inode::Inode;
+use super::iov_iter::IovIter;
+use super::mount::Mount;
+use super::to_count;
+use core::ptr::NonNull;
+use kernel::error::{code::*, from_err_ptr, to_result, Error, Result};
+
+/// A counted reference to a `struct file`.
+///
+/// # Invariants
+///
+/// `ptr` is valid and one reference to it is ours.
+pub(crate) struct File {
+    ptr: NonNull<bindings::file>,
+}
+
+// SAFETY: A file's count is atomic, and the operations we use may run in any task.
+unsafe impl Send for File {}
+// SAFETY: As above.
+unsafe impl Sync for File {}
+
+/// What lies from an offset on.
+pub(crate) enum Extent {
+    /// The next one of what was asked for starts here.
+    At(u64),
+    /// There is none before the end of the file.
+    None,
+}
+
+impl File {
+    /// Takes over the reference that an open function returned, or its error.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be an error pointer or a reference that is the caller's to give.
+    unsafe fn from_open(ptr: *mut bindings::file) -> Result<Self> {
+        // INVARIANT: The caller gives its reference.
+        let ptr = NonNull::new(from_err_ptr(ptr)?).ok_or(EBADF)?;
+        Ok(File { ptr })
+    }
+
+    /// Takes over the caller's reference.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` must be valid, and one reference to it must be the caller's to give.
+    pub(super) unsafe fn from_raw(ptr: NonNull<bindings::file>) -> Self {
+        // INVARIANT: The caller gives its reference.
+        File { ptr }
+    }
+
+    /// Gives our reference away as a pointer; [`File::from_raw`] takes it back.
+    pub(super) fn into_raw(self) -> NonNull<bindings::file> {
+        core::mem::ManuallyDrop::new(self).ptr
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::file {
+        self.ptr.as_ptr()
+    }
+
+    /// Makes an unnamed file in `dir`, for direct reading and writing, mode 0600.
+    pub(crate) fn create_unnamed(mnt: &Mount, dir: &Dentry, cred: &Cred) -> Result<Self> {
+        // SAFETY: All three are valid; the result is an error or a new reference.
+        unsafe {
+            File::from_open(bindings::cfrs_open_tmpfile(
+                mnt.as_ptr(),
+                dir.as_ptr(),
+                cred.as_ptr(),
+            ))
+        }
+    }
+
+    /// Opens the existing file `dentry` for direct reading and writing.
+    pub(crate) fn open(mnt: &Mount, dentry: &Dentry, cred: &Cred) -> Result<Self> {
+        // SAFETY: All three are valid; the result is an error or a new reference.
+        unsafe {
+            File::from_open(bindings::cfrs_open_file(
+                mnt.as_ptr(),
+                dentry.as_ptr(),
+                cred.as_ptr(),
+            ))
+        }
+    }
+
+    /// Whether the file system reads and writes through iterators, as asynchronous I/O needs.
+    pub(crate) fn has_iter(&self) -> bool {
+        // SAFETY: The file is valid.
+        unsafe { bindings::cfrs_file_has_iter(self.as_ptr()) }
+    }
+
+    /// The file's inode.
+    pub(crate) fn inode(&self) -> Option<Inode> {
+        // SAFETY: An open file keeps its inode alive while we take a reference.
+        unsafe { Inode::grab(bindings::cfrs_file_inode(self.as_ptr())) }
+    }
+
+    /// The dentry the file was opened by.
+    pub(crate) fn dentry(&self) -> Option<Dentry> {
+        // SAFETY: An open file keeps its dentry alive while we take a reference.
+        unsafe {
+            let ptr = bindings::cfrs_dget(bindings::cfrs_file_dentry(self.as_ptr()));
+            Some(Dentry::from_raw(NonNull::new(ptr)?))
+        }
+    }
+
+    /// Size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: The file is valid.
+        u64::try_from(unsafe { bindings::cfrs_file_size(self.as_ptr()) }).unwrap_or(0)
+    }
+
+    /// 512-byte blocks allocated (`i_blocks`).
+    pub(crate) fn blocks(&self) -> u64 {
+        // SAFETY: The file is valid.
+        unsafe { bindings::cfrs_file_blocks(self.as_ptr()) }
+    }
+
+    /// Where the next data from `from` on is (`SEEK_DATA`).
+    pub(crate) fn next_data(&self, from: u64) -> Result<Extent> {
+        self.seek_extent(from, bindings::SEEK_DATA)
+    }
+
+    /// Where the next hole from `from` on is (`SEEK_HOLE`); the end of the file counts as one.
+    pub(crate) fn next_hole(&self, from: u64) -> Result<Extent> {
+        self.seek_extent(from, bindings::SEEK_HOLE)
+    }
+
+    fn seek_extent(&self, from: u64, whence: u32) -> Result<Extent> {
+        let from = i64::try_from(from).map_err(|_| EFBIG)?;
+        match self.seek(from, whence as i32) {
+            Ok(at) => Ok(Extent::At(at)),
+            Err(ENXIO) => Ok(Extent::None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// `vfs_llseek()`: moves the file's position and returns it.
+    pub(crate) fn seek(&self, offset: i64, whence: i32) -> Result<u64> {
+        // SAFETY: The file is valid.
+        let ret = unsafe { bindings::vfs_llseek(self.as_ptr(), offset, whence) };
+        // CAST: A negative position is an errno, which fits an `i32`.
+        u64::try_from(ret).map_err(|_| Error::from_errno(ret as i32))
+    }
+
+    /// Sets the size through the permission checks of truncate(2).
+    pub(crate) fn truncate(&self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        // SAFETY: The file is valid.
+        to_result(unsafe { bindings::cfrs_truncate(self.as_ptr(), size) })
+    }
+
+    /// Sets the size by changing the inode's attribute alone (`notify_change()`).
+    pub(crate) fn set_size(&self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        // SAFETY: The file is valid; the shim takes the inode's lock.
+        to_result(unsafe { bindings::cfrs_set_size(self.as_ptr(), size) })
+    }
+
+    /// Notes an access now, as culling by age wants it.
+    pub(crate) fn touch(&self) {
+        // SAFETY: The file is valid.
+        unsafe { bindings::cfrs_touch_atime(self.as_ptr()) }
+    }
+
+    /// Writes from a kernel buffer through the page cache. May write less.
+    pub(crate) fn write_buffer(&self, data: &[u8], at: u64) -> Result<usize> {
+        let at = i64::try_from(at).map_err(|_| EFBIG)?;
+        // SAFETY: The file is valid and `data` is readable for its length.
+        to_count(unsafe {
+            bindings::cfrs_write_buffer(self.as_ptr(), data.as_ptr().cast(), data.len(), at)
+        })
+    }
+
+    /// Writes directly what `from` holds, and waits for it. May write less.
+    pub(crate) fn write_iter(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
+        let at = i64::try_from(at).map_err(|_| EFBIG)?;
+        // SAFETY: The file is valid and was opened for writing; the iterator is borrowed for the
+        // whole call, which is synchronous since the shim's kiocb has no completion.
+        to_count(unsafe { bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr()) })
+    }
+}
+
+impl Clone for File {
+    fn clone(&self) -> Self {
+        // SAFETY: The file is valid and has our reference.
+        unsafe { bindings::cfrs_get_file(self.as_ptr()) };
+        // INVARIANT: The reference just taken belongs to the clone.
+        File { ptr: self.ptr }
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        // SAFETY: One reference is ours by the type invariant. `fput` defers the real work where
+        // this context may not sleep.
+        unsafe { bindings::fput(self.as_ptr()) }
+    }
+}

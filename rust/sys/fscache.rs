@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What FS-Cache hands to a cache: the cache's, volume's and cookie's records, as counted or
+//! borrowed references.
+//!
+//! The table of operations through which FS-Cache calls is in `fscache_ops.rs`.
+
+use super::bindings;
+use super::bits::Flags;
+use super::completion::Completion;
+use core::ptr::NonNull;
+use kernel::error::{from_err_ptr, Result};
+use kernel::new_spinlock;
+use kernel::prelude::*;
+use kernel::str::CStr;
+use kernel::sync::{Arc, SpinLock};
+use kernel::types::{ARef, AlwaysRefCounted, Opaque};
+
+/// A data cookie: FS-Cache's record of one cached file.
+#[repr(transparent)]
+pub(crate) struct Cookie(Opaque<bindings::fscache_cookie>);
+
+// SAFETY: Cookies are counted atomically and lock themselves.
+unsafe impl Send for Cookie {}
+// SAFETY: As above.
+unsafe impl Sync for Cookie {}
+
+// SAFETY: The two functions count references to the cookie.
+unsafe impl AlwaysRefCounted for Cookie {
+    fn inc_ref(&self) {
+        // SAFETY: `self` is a valid cookie with a reference.
+        unsafe { bindings::cfrs_get_cookie(self.0.get()) };
+    }
+
+    unsafe fn dec_ref(obj: NonNull<Self>) {
+        // SAFETY: The caller gives up a reference to a valid cookie.
+        unsafe { bindings::cfrs_put_cookie(obj.as_ptr().cast()) }
+    }
+}
+
+/// Bits of a cookie's flags word that a cache looks at or sets.
+#[derive(Clone, Copy)]
+pub(crate) enum CookieFlag {
+    /// The netfs has given the cookie up for good; its data is to be deleted.
+    Retired = bindings::FSCACHE_COOKIE_RETIRED as isize,
+    /// The cache holds no data of it.
+    NoData = bindings::FSCACHE_COOKIE_NO_DATA_TO_READ as isize,
+    /// Its attributes have to be stored.
+    NeedsUpdate = bindings::FSCACHE_COOKIE_NEEDS_UPDATE as isize,
+    /// It was modified locally.
+    LocalWrite = bindings::FSCACHE_COOKIE_LOCAL_WRITE as isize,
+}
+
+impl Cookie {
+    /// # Safety
+    ///
+    /// `ptr` must be a valid cookie for `'a`.
+    pub(super) unsafe fn from_raw<'a>(ptr: *mut bindings::fscache_cookie) -> &'a Self {
+        // SAFETY: The types have one layout, and the caller promises validity.
+        unsafe { &*ptr.cast() }
+    }
+
+    fn flags(&self) -> Flags<'_> {
+        // SAFETY: The word lives as long as the cookie and is only accessed atomically.
+        unsafe { Flags::from_raw(core::ptr::addr_of_mut!((*self.0.get()).flags)) }
+    }
+
+    /// Whether the flag is set.
+    pub(crate) fn is(&self, flag: CookieFlag) -> bool {
+        self.flags().test(flag as u32)
+    }
+
+    /// Sets the flag.
+    pub(crate) fn set(&self, flag: CookieFlag) {
+        self.flags().set(flag as u32)
+    }
+
+    /// Clears the flag.
+    pub(crate) fn clear(&self, flag: CookieFlag) {
+        self.flags().clear(flag as u32)
+    }
+
+    /// Clears the flag and tells whether it was set.
+    pub(crate) fn take(&self, flag: CookieFlag) -> bool {
+        self.flags().take(flag as u32)
+    }
+
+    /// A new counted reference.
+    pub(crate) fn grab(&self) -> ARef<Cookie> {
+        self.into()
+    }
+
+    /// The key, which never changes.
+    pub(crate) fn key(&self) -> &[u8] {
+        // SAFETY: A cookie has its key from its making to its end, `key_len` bytes.
+        unsafe {
+            let key: *mut kernel::ffi::c_void = bindings::cfrs_cookie_key(self.0.get()).cast();
+            core::slice::from_raw_parts(key.cast_const().cast(), (*self.0.get()).key_len.into())
+        }
+    }
+
+    /// Copies the coherency data that the netfs keeps beside the cookie to the end of `out`.
+    pub(crate) fn copy_coherency(&self, out: &mut KVec<u8>) -> Result {
+        // SAFETY: A cookie has `aux_len` bytes there as long as it lives. The netfs may be writing
+        // them, so that each is read by itself, volatile.
+        unsafe {
+            let aux: *mut kernel::ffi::c_void = bindings::cfrs_cookie_aux(self.0.get()).cast();
+            for i in 0..usize::from((*self.0.get()).aux_len) {
+                out.push(aux.cast::<u8>().add(i).read_volatile(), GFP_KERNEL)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The hash of volume and key, whose lowest byte chooses the fan-out directory.
+    pub(crate) fn hash(&self) -> u32 {
+        // SAFETY: Never changes.
+        unsafe { (*self.0.get()).key_hash }
+    }
+
+    /// The number that traces show.
+    pub(crate) fn debug_id(&self) -> u32 {
+        // SAFETY: Never changes.
+        unsafe { (*self.0.get()).debug_id }
+    }
+
+    /// Size of the netfs's file in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        // SAFETY: The field lives as long as the cookie and is one word.
+        let size = unsafe { core::ptr::addr_of!((*self.0.get()).object_size).read_volatile() };
+        u64::try_from(size).unwrap_or(0)
+    }
+
+    /// Sets the size, which must fit a file offset.
+    pub(crate) fn set_size(&self, size: u64) -> Result {
+        let size = i64::try_from(size).map_err(|_| EFBIG)?;
+        // SAFETY: The field lives as long as the cookie and is one word.
+        unsafe { core::ptr::addr_of_mut!((*self.0.get()).object_size).write_volatile(size) };
+        Ok(())
+    }
+
+    /// Whether the netfs wants the cache to tell the size.
+    pub(crate) fn wants_size(&self) -> bool {
+        // SAFETY: The cookie is valid.
+        unsafe { bindings::cfrs_cookie_wants_size(self.0.get()) }
+    }
+
+    /// How many invalidations there were.
+    pub(crate) fn invalidations(&self) -> u32 {
+        // SAFETY: The field lives as long as the cookie and is one word.
+        unsafe { core::ptr::addr_of!((*self.0.get()).inval_counter).read_volatile() }
+    }
+
+    /// Tells those who wait that there is no data (`fscache_cookie_lookup_negative()`).
+    pub(crate) fn lookup_negative(&self) {
+        // SAFETY: The cookie is valid and being looked up by our caller.
+        unsafe { bindings::fscache_cookie_lookup_negative(self.0.get()) }
+    }
+
+    /// Puts the cookie out of service (`fscache_caching_failed()`).
+    pub(crate) fn caching_failed(&self) {
+        // SAFETY: The cookie is valid.
+        unsafe { bindings::fscache_caching_failed(self.0.get()) }
+    }
+
+    /// Asks FS-Cache to withdraw the cookie, in its own time, from its own worker.
+    pub(crate) fn withdraw(&self) {
+        // SAFETY: The cookie is valid and counted by our caller.
+        unsafe { bindings::fscache_withdraw_cookie(self.0.get()) }
+    }
+}
+
+/// A volume cookie, borrowed from FS-Cache.
+pub(crate) struct VolumeCookie<'a>(&'a Opaque<bindings::fscache_volume>);
+
+impl VolumeCookie<'_> {
+    /// # Safety
+    ///
+    /// `ptr` must be a valid volume for as long as the result lives.
+    pub(super) unsafe fn from_raw(ptr: *mut bindings::fscache_volume) -> Self {
+        // SAFETY: The types have one layout, and the caller promises validity.
+        VolumeCookie(unsafe { &*ptr.cast() })
+    }
+
+    /// The key, without the length before it and the NUL behind it. It never changes.
+    pub(crate) fn key(&self) -> &[u8] {
+        // SAFETY: `key[0]` is the length of the string that follows, for the volume's whole life.
+        unsafe {
+            let key = (*self.0.get()).key.cast_const();
+            core::slice::from_raw_parts(key.add(1), usize::from(*key))
+        }
+    }
+
+    /// Copies the coherency data to the end of `out`.
+    pub(crate) fn copy_coherency(&self, out: &mut KVec<u8>) -> Result {
+        let volume = self.0.get();
+        // SAFETY: There are `coherency_len` bytes behind the record as long as it lives; they are
+        // only changed when the netfs gives the volume up, so that each is read volatile.
+        unsafe {
+            let data = core::ptr::addr_of!((*volume).coherency).cast::<u8>();
+            for i in 0..usize::from((*volume).coherency_len) {
+                out.push(data.add(i).read_volatile(), GFP_KERNEL)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A counted reference to a volume cookie.
+///
+/// # Invariants
+///
+/// `ptr` is valid and one reference to it is ours.
+pub(crate) struct VolumeRef {
+    ptr: NonNull<bindings::fscache_volume>,
+}
+
+impl VolumeRef {
+    /// The volume.
+    pub(crate) fn cookie(&self) -> VolumeCookie<'_> {
+        // SAFETY: Our reference keeps it for as long as `self` is borrowed.
+        unsafe { VolumeCookie::from_raw(self.ptr.as_ptr()) }
+    }
+
+    /// Ends the volume's service and waits until nobody accesses it (`fscache_withdraw_volume()`).
+    pub(crate) fn withdraw(&self) {
+        // SAFETY: The volume is valid. Our pin is dropped only where it still stands.
+        unsafe {
+            if bindings::cfrs_volume_accesses(self.ptr.as_ptr()) != 0 {
+                bindings::fscache_withdraw_volume(self.ptr.as_ptr());
+            }
+        }
+    }
+}
+
+impl Drop for VolumeRef {
+    fn drop(&mut self) {
+        // SAFETY: One reference is ours by the type invariant.
+        unsafe { bindings::cfrs_put_volume(self.ptr.as_ptr()) }
+    }
+}
+
+/// A cache's uncounted link to a volume cookie, from acquisition until FS-Cache frees the volume
+/// or the cache is withdrawn, whichever comes first.
+///
+/// # Invariants
+///
+/// While `volume` is set, it is valid memory: `detach` is called before FS-Cache frees it.
+#[pin_data]
+pub(crate) struct VolumeLink {
+    #[pin]
+    volume: SpinLock<Option<VolumePtr>>,
+    #[pin]
+    freed: Completion,
+}
+
+#[derive(Clone, Copy)]
+struct VolumePtr(NonNull<bindings::fscache_volume>);
+// SAFETY: Only dereferenced under the rules of `VolumeLink`.
+unsafe impl Send for VolumePtr {}
+
+impl VolumeLink {
+    /// # Safety
+    ///
+    /// `volume` must stay valid until `detach` or `freed` was called.
+    pub(super) unsafe fn new(volume: NonNull<bindings::fscache_volume>) -> Result<Arc<Self>> {
+        // INVARIANT: The caller promises it.
+        Arc::pin_init(
+            pin_init!(VolumeLink {
+                volume <- new_spinlock!(Some(VolumePtr(volume)), "VolumeLink::volume"),
+                freed <- Completion::new(),
+            }),
+            GFP_KERNEL,
+        )
+    }
+
+    /// A counted reference, unless the volume is already on its way out.
+    pub(crate) fn try_get(&self) -> Option<VolumeRef> {
+        let guard = self.volume.lock();
+        let VolumePtr(ptr) = (*guard)?;
+        // SAFETY: Valid by the type invariant while the lock is held.
+        let ptr = unsafe { bindings::cfrs_try_get_volume(ptr.as_ptr()) };
+        // INVARIANT: A non-null result carries a reference, which is ours.
+        NonNull::new(ptr).map(|ptr| VolumeRef { ptr })
+    }
+
+    /// Breaks the link because FS-Cache frees the volume.
+    pub(super) fn volume_freed(&self) {
+        *self.volume.lock() = None;
+        self.freed.complete();
+    }
+
+    /// Waits until FS-Cache has freed the volume, which it must be doing already: `try_get` failed.
+    pub(crate) fn wait_freed(&self) {
+        self.freed.wait()
+    }
+
+    /// Breaks the link because the cache is withdrawn; `volume` keeps FS-Cache from freeing it
+    /// meanwhile. FS-Cache drops its reference to the cache's record of the volume.
+    pub(crate) fn detach<V: 'static>(&self, volume: &VolumeRef) -> Option<Arc<V>> {
+        *self.volume.lock() = None;
+        // SAFETY: The volume is counted. Nobody is inside the volume any more: our caller has
+        // withdrawn it, so that the field is ours to clear.
+        let raw = unsafe {
+            core::mem::replace(&mut (*volume.ptr.as_ptr()).cache_priv, core::ptr::null_mut())
+        };
+        if raw.is_null() {
+            return None;
+        }
+        // SAFETY: `acquire_volume` stored an `Arc<V>` there; the reference passes to us.
+        Some(unsafe { Arc::from_raw(raw.cast_const().cast()) })
+    }
+}
+
+/// FS-Cache's record of a cache, acquired by name. Dropping the last reference relinquishes it.
+///
+/// # Invariants
+///
+/// `ptr` is valid, and the reference that `fscache_acquire_cache()` gave is ours.
+pub(crate) struct CacheCookie {
+    pub(super) ptr: NonNull<bindings::fscache_cache>,
+}
+
+// SAFETY: The record is counted and locks itself.
+unsafe impl Send for CacheCookie {}
+// SAFETY: As above.
+unsafe impl Sync for CacheCookie {}
+
+impl CacheCookie {
+    /// Acquires the record named `name`; `EBUSY` if there is a cache of that name.
+    pub(crate) fn acquire(name: &CStr) -> Result<Arc<Self>> {
+        // SAFETY: `name` is a C string, which the callee copies.
+        let ptr = unsafe { bindings::fscache_acquire_cache(name.as_char_ptr().cast()) };
+        let ptr = NonNull::new(from_err_ptr(ptr)?).ok_or(ENOMEM)?;
+        // INVARIANT: The reference is ours. It is relinquished if the allocation fails.
+        Ok(Arc::new(CacheCookie { ptr }, GFP_KERNEL)?)
+    }
+
+    /// The name it was acquired by.
+    pub(crate) fn name(&self) -> &CStr {
+        // SAFETY: The record has its name from its making to its end, which our reference puts off.
+        unsafe { CStr::from_char_ptr((*self.ptr.as_ptr()).name.cast()) }
+    }
+
+    /// Takes the cache out of service because its disk failed.
+    pub(crate) fn io_error(&self) {
+        // SAFETY: The record is valid.
+        unsafe { bindings::fscache_io_error(self.ptr.as_ptr()) }
+    }
+
+    /// Stops new accesses and waits for those under way (`fscache_withdraw_cache()`).
+    pub(crate) fn withdraw(&self) {
+        // SAFETY: The record is valid and was added.
+        unsafe { bindings::fscache_withdraw_cache(self.ptr.as_ptr()) }
+    }
+
+    /// Waits until no [`ObjectCount`] is left.
+    pub(crate) fn wait_for_objects(&self) {
+        // SAFETY: The record is valid.
+        unsafe { bindings::cfrs_wait_for_objects(self.ptr.as_ptr()) }
+    }
+}
+
+impl Drop for CacheCookie {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours by the type invariant, and nobody uses the cache any more.
+        unsafe { bindings::fscache_relinquish_cache(self.ptr.as_ptr()) }
+    }
+}
+
+/// One live object, as FS-Cache counts them to know when a cache is empty.
+///
+/// # Invariants
+///
+/// The object was counted and is not uncounted yet.
+pub(crate) struct ObjectCount(Arc<CacheCookie>);
+
+impl ObjectCount {
+    /// Counts one more.
+    pub(crate) fn new(cache: &Arc<CacheCookie>) -> Self {
+        // SAFETY: The record is valid.
+        unsafe { bindings::cfrs_count_object(cache.ptr.as_ptr()) };
+        // INVARIANT: Just counted.
+        ObjectCount(cache.clone())
+    }
+}
+
+impl Drop for ObjectCount {
+    fn drop(&mut self) {
+        // SAFETY: Counted by the type invariant; the record is still ours.
+        unsafe { bindings::cfrs_uncount_object(self.0.ptr.as_ptr()) }
+    }
+}
+
+/// Counters of /proc/fs/fscache/stats that a cache keeps.
+#[derive(Clone, Copy)]
+pub(crate) enum Count {
+    /// A read from the cache.
+    Read,
+    /// A write to the cache.
+    Write,
+    /// No room for data.
+    NoSpaceToWrite,
+    /// No room for a file.
+    NoSpaceToCreate,
+    /// A file was culled.
+    Culled,
+}
+
+impl Count {
+    /// Counts one.
+    pub(crate) fn bump(self) {
+        // SAFETY: The shims count atomically.
+        unsafe {
+            match self {
+                Count::Read => bindings::cfrs_count_io(false),
+                Count::Write => bindings::cfrs_count_io(true),
+                Count::NoSpaceToWrite => bindings::cfrs_count_no_space(false),
+                Count::NoSpaceToCreate => bindings::cfrs_count_no_space(true),
+                Count::Culled => bindings::cfrs_count_culled(),
+            }
+        }
+    }
+}

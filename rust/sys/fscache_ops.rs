@@ -1,0 +1,379 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The tables through which FS-Cache and the netfs library call a cache, made from one trait.
+//!
+//! Each function here turns raw pointers into borrowed or counted references and calls the trait;
+//! no decision is taken here but what to do when there is no object.
+
+use super::errno::ENOBUFS;
+use super::bindings;
+use super::file::File;
+use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
+use super::iov_iter::IovIter;
+use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
+use core::marker::PhantomData;
+use core::ptr::{null_mut, NonNull};
+use kernel::error::{to_result, Result};
+use kernel::str::CStr;
+use kernel::sync::{Arc, ArcBorrow};
+
+/// A back end of FS-Cache.
+pub(crate) trait Backend: Sized + 'static {
+    /// What FS-Cache calls the type of cache.
+    const NAME: &'static CStr;
+    /// What stands behind a cache cookie.
+    type Cache: Send + Sync + 'static;
+    /// What stands behind a volume cookie.
+    type Volume: Send + Sync + 'static;
+    /// What stands behind a data cookie.
+    type Object: Send + Sync + 'static;
+
+    /// Makes a volume's representation. May sleep.
+    fn acquire_volume(
+        cache: ArcBorrow<'_, Self::Cache>,
+        cookie: &VolumeCookie<'_>,
+        link: Arc<VolumeLink>,
+    ) -> Result<Arc<Self::Volume>>;
+    /// FS-Cache frees the volume: forget it.
+    fn free_volume(volume: Arc<Self::Volume>) -> Arc<VolumeLink>;
+    /// Looks the cookie up, or creates it; `None` if it cannot be cached. May sleep.
+    fn lookup_cookie(
+        volume: ArcBorrow<'_, Self::Volume>,
+        cookie: &Cookie,
+    ) -> Option<Arc<Self::Object>>;
+    /// Commits and closes an object that nobody accesses any more. May sleep.
+    fn withdraw_cookie(object: Arc<Self::Object>);
+    /// The file that I/O on the object works on.
+    fn backing_file(object: ArcBorrow<'_, Self::Object>) -> Option<File>;
+    /// Sees to it that `*len` bytes from `start` can be read, or fewer, from where it says.
+    fn prepare_on_demand_read(
+        object: ArcBorrow<'_, Self::Object>,
+        file: &File,
+        start: u64,
+        len: &mut usize,
+        flags: &mut ReadFlags<'_>,
+    ) -> Source;
+    /// Reads into `into` and calls `done` once, now or later. Takes all of `into`.
+    fn read(
+        object: ArcBorrow<'_, Self::Object>,
+        resources: &Resources<'_>,
+        file: &File,
+        start: u64,
+        into: &mut IovIter<'_>,
+        on_hole: OnHole,
+        done: Termination,
+    );
+}
+
+/// A cache that FS-Cache may call. Withdraw the cookie before dropping it.
+///
+/// # Invariants
+///
+/// FS-Cache's record points to what `cache` holds.
+pub(crate) struct Active<B: Backend> {
+    _cookie: Arc<CacheCookie>,
+    cache: Arc<B::Cache>,
+}
+
+impl<B: Backend> Active<B> {
+    /// Declares the cache open for business (`fscache_add_cache()`).
+    pub(crate) fn add(cookie: Arc<CacheCookie>, cache: Arc<B::Cache>) -> Result<Self> {
+        // SAFETY: The record is acquired and not added yet: adding consumes the only `Preparing`
+        // use of it. The pointer stays valid, since `Active` holds `cache`.
+        to_result(unsafe {
+            bindings::fscache_add_cache(
+                cookie.ptr.as_ptr(),
+                &Table::<B>::CACHE_OPS,
+                core::ptr::from_ref::<B::Cache>(&cache).cast_mut().cast(),
+            )
+        })?;
+        // INVARIANT: As just added.
+        Ok(Active {
+            _cookie: cookie,
+            cache,
+        })
+    }
+
+    /// The cache.
+    pub(crate) fn cache(&self) -> &Arc<B::Cache> {
+        &self.cache
+    }
+}
+
+struct Table<B: Backend>(PhantomData<B>);
+
+impl<B: Backend> Table<B> {
+    const CACHE_OPS: bindings::fscache_cache_ops = bindings::fscache_cache_ops {
+        name: B::NAME.as_char_ptr().cast(),
+        acquire_volume: Some(Self::acquire_volume),
+        free_volume: Some(Self::free_volume),
+        lookup_cookie: Some(Self::lookup_cookie),
+        withdraw_cookie: Some(Self::withdraw_cookie),
+        resize_cookie: Some(Self::resize_cookie),
+        invalidate_cookie: Some(Self::invalidate_cookie),
+        begin_operation: Some(Self::begin_operation),
+        prepare_to_write: Some(Self::prepare_to_write),
+    };
+
+    const IO_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
+        end_operation: Some(Self::end_operation),
+        read: Some(Self::read),
+        write: Some(Self::write),
+        issue_write: Some(Self::issue_write),
+        prepare_read: Some(Self::prepare_read),
+        prepare_write: Some(Self::prepare_write),
+        prepare_write_subreq: Some(Self::prepare_write_subreq),
+        prepare_ondemand_read: Some(Self::prepare_ondemand_read),
+        query_occupancy: Some(Self::query_occupancy),
+        // SAFETY: All other operations may be null.
+        ..unsafe { core::mem::MaybeUninit::zeroed().assume_init() }
+    };
+
+    unsafe extern "C" fn acquire_volume(raw: *mut bindings::fscache_volume) {
+        let Some(ptr) = NonNull::new(raw) else {
+            return;
+        };
+        // SAFETY: FS-Cache holds an access to the cache, whose record points to what `Active` has.
+        let cache = unsafe { ArcBorrow::<B::Cache>::from_raw((*(*raw).cache).cache_priv.cast()) };
+        // SAFETY: The volume is valid until `free_volume`, which marks the link.
+        let Ok(link) = (unsafe { VolumeLink::new(ptr) }) else {
+            return;
+        };
+        // SAFETY: The volume is valid for this call.
+        let cookie = unsafe { VolumeCookie::from_raw(raw) };
+        if let Ok(volume) = B::acquire_volume(cache, &cookie, link) {
+            // SAFETY: FS-Cache lets one task at a time make a volume, so the field is ours. The
+            // volume is kept from waking waiters until it is withdrawn, as FS-Cache asks for.
+            unsafe {
+                bindings::cfrs_pin_volume(raw);
+                (*raw).cache_priv = Arc::into_raw(volume).cast_mut().cast();
+            }
+        }
+    }
+
+    unsafe extern "C" fn free_volume(raw: *mut bindings::fscache_volume) {
+        // SAFETY: The volume has no user left, so that the field is ours to clear.
+        let private = unsafe { core::mem::replace(&mut (*raw).cache_priv, null_mut()) };
+        if private.is_null() {
+            return;
+        }
+        // SAFETY: `acquire_volume` stored it; the reference passes to us.
+        let volume = unsafe { Arc::<B::Volume>::from_raw(private.cast_const().cast()) };
+        B::free_volume(volume).volume_freed();
+    }
+
+    unsafe extern "C" fn lookup_cookie(raw: *mut bindings::fscache_cookie) -> bool {
+        // SAFETY: FS-Cache holds accesses to cookie and volume; it looks no cookie up before its
+        // volume was acquired.
+        let (cookie, volume) = unsafe {
+            let private = (*(*raw).volume).cache_priv;
+            if private.is_null() {
+                return false;
+            }
+            (
+                Cookie::from_raw(raw),
+                ArcBorrow::<B::Volume>::from_raw(private.cast()),
+            )
+        };
+        match B::lookup_cookie(volume, cookie) {
+            Some(object) => {
+                // SAFETY: The cookie is being looked up by this task alone.
+                unsafe { (*raw).cache_priv = Arc::into_raw(object).cast_mut().cast() };
+                true
+            }
+            None => false,
+        }
+    }
+
+    unsafe extern "C" fn withdraw_cookie(raw: *mut bindings::fscache_cookie) {
+        // SAFETY: FS-Cache's worker is the only one here, and nobody accesses the cookie.
+        let private = unsafe { core::mem::replace(&mut (*raw).cache_priv, null_mut()) };
+        if private.is_null() {
+            return;
+        }
+        // SAFETY: `lookup_cookie` stored it; the reference passes to us.
+        B::withdraw_cookie(unsafe { Arc::from_raw(private.cast_const().cast()) });
+    }
+
+    /// # Safety
+    ///
+    /// `cookie` must be a valid cookie to which the caller has access.
+    unsafe fn object<'a>(
+        cookie: *mut bindings::fscache_cookie,
+    ) -> Option<ArcBorrow<'a, B::Object>> {
+        // SAFETY: While there is access, nobody takes the object away.
+        unsafe {
+            let private = (*cookie).cache_priv;
+            if private.is_null() {
+                return None;
+            }
+            Some(ArcBorrow::from_raw(private.cast()))
+        }
+    }
+
+    unsafe extern "C" fn begin_operation(
+        raw: *mut bindings::netfs_cache_resources,
+        want: bindings::fscache_want_state,
+    ) -> bool {
+        // SAFETY: FS-Cache begins operations with access to the cookie.
+        let (resources, object) =
+            unsafe { (Resources::from_raw(raw), Self::object((*raw).cache_priv.cast())) };
+        if resources.has_file() {
+            return true;
+        }
+        // SAFETY: The resources are ours while the operation begins.
+        unsafe { (*raw).ops = &Self::IO_OPS };
+        match object.and_then(|object| B::backing_file(object)) {
+            Some(file) => {
+                resources.set_file(file);
+                true
+            }
+            None => Want::from_raw(want) == Want::Params,
+        }
+    }
+
+    unsafe extern "C" fn end_operation(raw: *mut bindings::netfs_cache_resources) {
+        // SAFETY: The operation has access until the last line.
+        let resources = unsafe { Resources::from_raw(raw) };
+        drop(resources.take_file());
+        // SAFETY: The operation's access ends here, once.
+        unsafe { bindings::cfrs_end_io_access((*raw).cache_priv.cast()) }
+    }
+
+    unsafe extern "C" fn prepare_ondemand_read(
+        raw: *mut bindings::netfs_cache_resources,
+        start: bindings::loff_t,
+        len: *mut usize,
+        i_size: bindings::loff_t,
+        flags: *mut kernel::ffi::c_ulong,
+        _ino: bindings::ino_t,
+    ) -> bindings::netfs_io_source {
+        if start >= i_size {
+            return Source::Zeroes.into_raw();
+        }
+        // SAFETY: The operation has begun; `len` and `flags` are the caller's for this call.
+        let (resources, len, mut flags) =
+            unsafe { (Resources::from_raw(raw), &mut *len, ReadFlags::from_raw(flags)) };
+        if !resources.has_file() && !resources.wait_readable() {
+            return Source::Server.into_raw();
+        }
+        // SAFETY: The operation has access to the cookie.
+        let object = unsafe { Self::object((*raw).cache_priv.cast()) };
+        let (Some(object), Some(file), Ok(start)) = (object, resources.file(), start.try_into())
+        else {
+            return Source::Server.into_raw();
+        };
+        B::prepare_on_demand_read(object, &file, start, len, &mut flags).into_raw()
+    }
+
+    unsafe extern "C" fn read(
+        raw: *mut bindings::netfs_cache_resources,
+        start: bindings::loff_t,
+        iter: *mut bindings::iov_iter,
+        on_hole: bindings::netfs_read_from_hole,
+        func: bindings::netfs_io_terminated_t,
+        private: *mut kernel::ffi::c_void,
+    ) -> i32 {
+        // SAFETY: The operation has begun; the iterator is the caller's for this call; the
+        // function is the netfs's, to be called once.
+        let (resources, mut into, done) = unsafe {
+            (
+                Resources::from_raw(raw),
+                IovIter::from_raw(iter),
+                Termination::from_raw(func, private),
+            )
+        };
+        let ready = resources.wait_readable();
+        // SAFETY: The operation has access to the cookie.
+        let object = unsafe { Self::object((*resources.as_ptr()).cache_priv.cast()) };
+        match (object, resources.file(), u64::try_from(start)) {
+            (Some(object), Some(file), Ok(start)) if ready => B::read(
+                object,
+                &resources,
+                &file,
+                start,
+                &mut into,
+                OnHole::from_raw(on_hole),
+                done,
+            ),
+            _ => {
+                into.advance(usize::MAX);
+                done.finish(Err(ENOBUFS), false);
+            }
+        }
+        // The completion has the result, or will have it. An error here as well would make a
+        // caller such as EROFS end its bio a second time.
+        0
+    }
+
+    // What follows serves a netfs that writes through the cache, which on-demand mode does not
+    // have: the netfs is told that there is no cache, each time in the way it must be told.
+
+    unsafe extern "C" fn prepare_read(
+        _subreq: *mut bindings::netfs_io_subrequest,
+        _i_size: u64,
+    ) -> bindings::netfs_io_source {
+        Source::Server.into_raw()
+    }
+
+    unsafe extern "C" fn write(
+        _raw: *mut bindings::netfs_cache_resources,
+        _start: bindings::loff_t,
+        _iter: *mut bindings::iov_iter,
+        func: bindings::netfs_io_terminated_t,
+        private: *mut kernel::ffi::c_void,
+    ) -> i32 {
+        // SAFETY: The function is the netfs's, to be called once.
+        unsafe { Termination::from_raw(func, private) }.finish(Err(ENOBUFS), false);
+        ENOBUFS.to_errno()
+    }
+
+    unsafe extern "C" fn issue_write(subreq: *mut bindings::netfs_io_subrequest) {
+        // SAFETY: The subrequest is ours to end.
+        unsafe { bindings::cfrs_refuse_write(subreq) }
+    }
+
+    unsafe extern "C" fn prepare_write_subreq(subreq: *mut bindings::netfs_io_subrequest) {
+        // SAFETY: The subrequest is being prepared by our caller.
+        unsafe { bindings::cfrs_refuse_prepare_write(subreq) }
+    }
+
+    unsafe extern "C" fn prepare_write(
+        _raw: *mut bindings::netfs_cache_resources,
+        _start: *mut bindings::loff_t,
+        _len: *mut usize,
+        _upper_len: usize,
+        _i_size: bindings::loff_t,
+        _no_space_allocated_yet: bool,
+    ) -> i32 {
+        ENOBUFS.to_errno()
+    }
+
+    unsafe extern "C" fn query_occupancy(
+        _raw: *mut bindings::netfs_cache_resources,
+        _start: bindings::loff_t,
+        _len: usize,
+        _granularity: usize,
+        data_start: *mut bindings::loff_t,
+        data_len: *mut usize,
+    ) -> i32 {
+        // SAFETY: Both are the caller's to be written.
+        unsafe {
+            *data_start = -1;
+            *data_len = 0;
+        }
+        ENOBUFS.to_errno()
+    }
+
+    unsafe extern "C" fn resize_cookie(
+        _raw: *mut bindings::netfs_cache_resources,
+        _new_size: bindings::loff_t,
+    ) {
+    }
+
+    unsafe extern "C" fn invalidate_cookie(_cookie: *mut bindings::fscache_cookie) -> bool {
+        false
+    }
+
+    unsafe extern "C" fn prepare_to_write(_cookie: *mut bindings::fscache_cookie) {}
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module itself: its parameters and the end of its text.
+
+use super::bindings;
+
+/// The `debug` parameter's mask: 1 entries, 2 exits, 4 what happens in between.
+pub(crate) fn debug_mask() -> u32 {
+    // SAFETY: Reads one word.
+    unsafe { bindings::cfrs_debug_mask() }
+}
+
+/// Sets the `debug` parameter's mask.
+pub(crate) fn set_debug_mask(mask: u32) {
+    // SAFETY: Writes one word.
+    unsafe { bindings::cfrs_set_debug_mask(mask) }
+}
+
+/// Waits until no task can still be in the module's code behind its last put of a reference.
+///
+/// The last thing module exit does, when nothing can enter the module any more.
+pub(crate) fn wait_for_stragglers() {
+    // SAFETY: Called from module exit, which may sleep.
+    unsafe { bindings::cfrs_wait_for_module_text() }
+}
+
+extern "C" {
+    /// What the module loader knows us by.
+    static __this_module: core::cell::UnsafeCell<u8>;
+}
+
+/// `THIS_MODULE`, for the `owner` fields of operation tables.
+pub(super) const fn owner() -> *mut bindings::module {
+    core::ptr::addr_of!(__this_module).cast_mut().cast()
+}

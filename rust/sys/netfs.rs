@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the netfs library hands over for an I/O operation: resources and a completion.
+
+use super::bindings;
+use super::file::File;
+use core::marker::PhantomData;
+use core::ptr::{null_mut, NonNull};
+use kernel::error::{code::*, Result};
+
+/// Where a netfs is to take the data of a read from (`enum netfs_io_source`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The range lies behind the end of the file.
+    Zeroes,
+    /// The cache does not have it.
+    Server,
+    /// The cache has it.
+    Cache,
+    /// It cannot be had.
+    Invalid,
+}
+
+impl Source {
+    pub(super) fn into_raw(self) -> bindings::netfs_io_source {
+        match self {
+            Source::Zeroes => bindings::netfs_io_source_NETFS_FILL_WITH_ZEROES,
+            Source::Server => bindings::netfs_io_source_NETFS_DOWNLOAD_FROM_SERVER,
+            Source::Cache => bindings::netfs_io_source_NETFS_READ_FROM_CACHE,
+            Source::Invalid => bindings::netfs_io_source_NETFS_INVALID_READ,
+        }
+    }
+}
+
+/// What a read that meets a hole in the cache file is to do (`enum netfs_read_from_hole`).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnHole {
+    /// Read whatever the file system gives.
+    Ignore,
+    /// Fill the buffer with zeros.
+    Clear,
+    /// Fail with `ENODATA`.
+    Fail,
+}
+
+impl OnHole {
+    pub(super) fn from_raw(raw: bindings::netfs_read_from_hole) -> Self {
+        match raw {
+            bindings::netfs_read_from_hole_NETFS_READ_HOLE_IGNORE => OnHole::Ignore,
+            bindings::netfs_read_from_hole_NETFS_READ_HOLE_CLEAR => OnHole::Clear,
+            _ => OnHole::Fail,
+        }
+    }
+}
+
+/// The state that an operation must find the cookie in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// Its parameters are enough.
+    Params,
+    /// Its data is to be written.
+    Write,
+    /// Its data is to be read.
+    Read,
+}
+
+impl Want {
+    pub(super) fn from_raw(raw: bindings::fscache_want_state) -> Self {
+        match raw {
+            bindings::fscache_want_state_FSCACHE_WANT_PARAMS => Want::Params,
+            bindings::fscache_want_state_FSCACHE_WANT_WRITE => Want::Write,
+            _ => Want::Read,
+        }
+    }
+}
+
+/// The flags word of a read that is being prepared.
+///
+/// # Invariants
+///
+/// `word` is valid and only ours for `'a`.
+pub(crate) struct ReadFlags<'a> {
+    word: *mut kernel::ffi::c_ulong,
+    _call: PhantomData<&'a mut usize>,
+}
+
+impl ReadFlags<'_> {
+    /// # Safety
+    ///
+    /// `word` must be valid and nobody else's while the result lives.
+    pub(super) unsafe fn from_raw(word: *mut kernel::ffi::c_ulong) -> Self {
+        // INVARIANT: The caller promises it.
+        ReadFlags {
+            word,
+            _call: PhantomData,
+        }
+    }
+
+    /// Whether a miss is to be turned into a request to the daemon.
+    pub(crate) fn is_on_demand(&self) -> bool {
+        // SAFETY: Valid by the type invariant.
+        unsafe { *self.word & (1 << bindings::NETFS_SREQ_ONDEMAND) != 0 }
+    }
+
+    /// Notes that the daemon was asked.
+    pub(crate) fn clear_on_demand(&mut self) {
+        // SAFETY: Valid and ours by the type invariant.
+        unsafe { *self.word &= !(1 << bindings::NETFS_SREQ_ONDEMAND) }
+    }
+
+    /// Asks the netfs to store what it downloads.
+    pub(crate) fn set_copy_to_cache(&mut self) {
+        // SAFETY: Valid and ours by the type invariant.
+        unsafe { *self.word |= 1 << bindings::NETFS_SREQ_COPY_TO_CACHE }
+    }
+}
+
+/// The resources of one operation, which holds an access to its cookie.
+///
+/// # Invariants
+///
+/// `raw` is valid, for `'a`, and the operation has access to the cookie: it is not withdrawn.
+pub(crate) struct Resources<'a> {
+    raw: *mut bindings::netfs_cache_resources,
+    _op: PhantomData<&'a ()>,
+}
+
+impl Resources<'_> {
+    /// # Safety
+    ///
+    /// `raw` must be the resources of an operation that has begun and not ended.
+    pub(super) unsafe fn from_raw(raw: *mut bindings::netfs_cache_resources) -> Self {
+        // INVARIANT: The caller promises it.
+        Resources {
+            raw,
+            _op: PhantomData,
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut bindings::netfs_cache_resources {
+        self.raw
+    }
+
+    /// The backing file that the operation works on.
+    pub(crate) fn file(&self) -> Option<File> {
+        // SAFETY: `set_file` stored a counted reference there, which stays until the end.
+        unsafe {
+            let ptr = NonNull::new((*self.raw).cache_priv2.cast())?;
+            bindings::cfrs_get_file(ptr.as_ptr());
+            Some(File::from_raw(ptr))
+        }
+    }
+
+    /// Whether a backing file is set.
+    pub(crate) fn has_file(&self) -> bool {
+        // SAFETY: Valid by the type invariant.
+        unsafe { !(*self.raw).cache_priv2.is_null() }
+    }
+
+    /// Gives the operation the backing file it works on.
+    pub(super) fn set_file(&self, file: File) {
+        debug_assert!(!self.has_file());
+        // SAFETY: Valid by the type invariant; an operation belongs to one task when it begins.
+        unsafe { (*self.raw).cache_priv2 = file.into_raw().as_ptr().cast() }
+    }
+
+    /// Takes the backing file away at the end.
+    pub(super) fn take_file(&self) -> Option<File> {
+        // SAFETY: Valid by the type invariant; the reference stored there passes to us.
+        unsafe {
+            let raw = core::mem::replace(&mut (*self.raw).cache_priv2, null_mut());
+            NonNull::new(raw.cast()).map(|ptr| File::from_raw(ptr))
+        }
+    }
+
+    /// How many invalidations of the cookie there had been when the operation began.
+    pub(crate) fn invalidations(&self) -> u32 {
+        // SAFETY: Valid by the type invariant.
+        unsafe { (*self.raw).inval_counter }
+    }
+
+    /// Waits until the cookie can be read; false if it never will be.
+    pub(crate) fn wait_readable(&self) -> bool {
+        // SAFETY: Valid by the type invariant, and the operation may sleep here.
+        unsafe {
+            bindings::fscache_wait_for_operation(
+                self.raw,
+                bindings::fscache_want_state_FSCACHE_WANT_READ,
+            )
+        }
+    }
+}
+
+/// The function that the netfs wants called, once, when its I/O is over.
+///
+/// Dropping it unused reports `EIO`: no path can forget the netfs.
+pub(crate) struct Termination {
+    func: bindings::netfs_io_terminated_t,
+    private: *mut kernel::ffi::c_void,
+}
+
+// SAFETY: The netfs allows its function to be called from any context, with its own pointer.
+unsafe impl Send for Termination {}
+
+impl Termination {
+    /// # Safety
+    ///
+    /// `func`, where there is one, must be callable once with `private`, from any context.
+    pub(super) unsafe fn from_raw(
+        func: bindings::netfs_io_terminated_t,
+        private: *mut kernel::ffi::c_void,
+    ) -> Self {
+        Termination { func, private }
+    }
+
+    /// Reports how many bytes were transferred, or the error.
+    pub(crate) fn finish(mut self, result: Result<usize>, was_async: bool) {
+        self.call(result, was_async);
+    }
+
+    fn call(&mut self, result: Result<usize>, was_async: bool) {
+        let func = self.func.take();
+        if func.is_none() {
+            return;
+        }
+        let value = match result {
+            Ok(count) => isize::try_from(count).unwrap_or(isize::MAX),
+            Err(error) => error.to_errno() as isize,
+        };
+        // SAFETY: By the contract of `from_raw`; `take` makes sure that it happens once.
+        unsafe { bindings::cfrs_call_terminated(func, self.private, value, was_async) }
+    }
+}
+
+impl Drop for Termination {
+    fn drop(&mut self) {
+        self.call(Err(EIO), false);
+    }
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Functions around what bindgen cannot see: macros, static inlines, and the
+ * places where kernel versions differ.  Nothing here knows CacheFiles; each
+ * shim is one step that Rust then makes safe.
+ */
+#ifndef _CACHEFILES_RS_SHIMS_H
+#define _CACHEFILES_RS_SHIMS_H
+
+#include <linux/anon_inodes.h>
+#include <linux/completion.h>
+#include <linux/cred.h>
+#include <linux/falloc.h>
+#include <linux/file.h>
+#include <linux/fs.h>
+#include <linux/fs_struct.h>
+#include <linux/fscache-cache.h>
+#include <linux/ioprio.h>
+#include <linux/miscdevice.h>
+#include <linux/mount.h>
+#include <linux/namei.h>
+#include <linux/netfs.h>
+#include <linux/poll.h>
+#include <linux/security.h>
+#include <linux/statfs.h>
+#include <linux/uio.h>
+#include <linux/xarray.h>
+#include <linux/xattr.h>
+
+/* module.c: the parameters, which `module!` of 6.12 cannot declare. */
+unsigned int cfrs_debug_mask(void);
+void cfrs_set_debug_mask(unsigned int mask);
+void cfrs_wait_for_module_text(void);
+
+/* atomics and waiting */
+bool cfrs_test_bit(unsigned int nr, const unsigned long *addr);
+void cfrs_set_bit(unsigned int nr, unsigned long *addr);
+void cfrs_clear_bit(unsigned int nr, unsigned long *addr);
+bool cfrs_test_and_clear_bit(unsigned int nr, unsigned long *addr);
+void cfrs_init_completion(struct completion *done);
+void cfrs_init_waitqueue(struct wait_queue_head *wq);
+void cfrs_wake_up_all(struct wait_queue_head *wq);
+void cfrs_poll_wait(struct file *file, struct wait_queue_head *wq,
+		    struct poll_table_struct *table);
+unsigned int cfrs_nofs_save(void);
+void cfrs_nofs_restore(unsigned int flags);
+bool cfrs_ratelimit(void);
+
+/* xarray */
+void cfrs_xa_init(struct xarray *xa, bool from_one);
+void cfrs_xa_lock(struct xarray *xa);
+void cfrs_xa_unlock(struct xarray *xa);
+int cfrs_xa_reserve_cyclic(struct xarray *xa, u32 *id, u32 min, u32 max,
+			   u32 *next);
+int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry,
+			   bool mark);
+void cfrs_xa_set_mark(struct xarray *xa, unsigned long id);
+void cfrs_xa_clear_mark(struct xarray *xa, unsigned long id);
+void *cfrs_xa_find(struct xarray *xa, unsigned long *id, bool marked);
+
+/* credentials and security */
+const struct cred *cfrs_override_creds(const struct cred *new);
+void cfrs_revert_creds(const struct cred *old);
+void cfrs_put_cred(const struct cred *cred);
+struct cred *cfrs_prepare_kernel_cred(void);
+bool cfrs_capable_sys_admin(void);
+int cfrs_secctx_to_secid(const char *ctx, u32 len, u32 *secid);
+
+/* dentries, inodes, mounts */
+struct inode *cfrs_d_inode(const struct dentry *dentry);
+bool cfrs_d_is_negative(const struct dentry *dentry);
+bool cfrs_d_is_reg(const struct dentry *dentry);
+bool cfrs_d_is_dir(const struct dentry *dentry);
+bool cfrs_d_unhashed(const struct dentry *dentry);
+struct dentry *cfrs_dget(struct dentry *dentry);
+void cfrs_inode_lock(struct inode *inode);
+void cfrs_inode_lock_parent(struct inode *inode);
+void cfrs_inode_unlock(struct inode *inode);
+bool cfrs_mark_kernel_file(struct inode *inode);
+bool cfrs_is_kernel_file(struct inode *inode);
+void cfrs_unmark_kernel_file(struct inode *inode);
+int cfrs_backing_fs_error(const struct path *root, const char **why);
+bool cfrs_dir_usable(const struct dentry *dir);
+struct dentry *cfrs_lookup(struct dentry *dir, const char *name, int len);
+struct dentry *cfrs_lookup_positive(struct dentry *dir, const char *name,
+				    int len);
+int cfrs_mkdir(struct vfsmount *mnt, struct dentry *dir, struct dentry *child,
+	       umode_t mode);
+int cfrs_unlink(struct vfsmount *mnt, struct dentry *dir,
+		struct dentry *victim);
+int cfrs_link(struct dentry *old, struct dentry *dir, struct dentry *new_entry);
+int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
+		   struct dentry *victim, struct dentry *to_dir,
+		   const char *name, int len, const char **why);
+int cfrs_set_xattr(struct vfsmount *mnt, struct dentry *dentry,
+		   const char *name, const void *value, size_t size);
+ssize_t cfrs_get_xattr(struct dentry *dentry, const char *name, void *value,
+		       size_t size);
+int cfrs_sync_filesystem(struct vfsmount *mnt);
+int cfrs_statfs(struct vfsmount *mnt, struct kstatfs *stats);
+struct dentry *cfrs_current_dir(struct vfsmount **mnt);
+int cfrs_check_create(struct dentry *root, const char **why);
+
+/* files */
+struct file *cfrs_get_file(struct file *file);
+struct file *cfrs_open_tmpfile(struct vfsmount *mnt, struct dentry *dir,
+			       const struct cred *cred);
+struct file *cfrs_open_file(struct vfsmount *mnt, struct dentry *dentry,
+			    const struct cred *cred);
+bool cfrs_file_has_iter(const struct file *file);
+struct inode *cfrs_file_inode(const struct file *file);
+struct dentry *cfrs_file_dentry(const struct file *file);
+loff_t cfrs_file_size(const struct file *file);
+u64 cfrs_file_blocks(const struct file *file);
+int cfrs_set_size(struct file *file, loff_t size);
+int cfrs_truncate(struct file *file, loff_t size);
+void cfrs_touch_atime(struct file *file);
+ssize_t cfrs_write_buffer(struct file *file, const void *data, size_t len,
+			  loff_t pos);
+void cfrs_init_read_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
+			  void (*complete)(struct kiocb *, long));
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter);
+size_t cfrs_iov_iter_count(const struct iov_iter *iter);
+void cfrs_iov_iter_set_count(struct iov_iter *iter, size_t count);
+size_t cfrs_copy_from_iter(void *to, size_t len, struct iov_iter *iter);
+
+/* fscache */
+void *cfrs_cookie_key(struct fscache_cookie *cookie);
+void *cfrs_cookie_aux(struct fscache_cookie *cookie);
+bool cfrs_cookie_wants_size(const struct fscache_cookie *cookie);
+void cfrs_count_object(struct fscache_cache *cache);
+void cfrs_uncount_object(struct fscache_cache *cache);
+void cfrs_wait_for_objects(struct fscache_cache *cache);
+void cfrs_count_io(bool write);
+void cfrs_count_no_space(bool create);
+void cfrs_count_culled(void);
+struct fscache_cookie *cfrs_get_cookie(struct fscache_cookie *cookie);
+void cfrs_put_cookie(struct fscache_cookie *cookie);
+void cfrs_end_io_access(struct fscache_cookie *cookie);
+struct fscache_volume *cfrs_try_get_volume(struct fscache_volume *volume);
+void cfrs_put_volume(struct fscache_volume *volume);
+int cfrs_volume_accesses(struct fscache_volume *volume);
+void cfrs_pin_volume(struct fscache_volume *volume);
+void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
+			  ssize_t result, bool was_async);
+void cfrs_refuse_write(struct netfs_io_subrequest *subreq);
+void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq);
+
+#endif
