@@ -9,6 +9,7 @@ use super::limits::Limits;
 use super::Cache;
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
+use crate::protocol::message::Layout;
 use crate::sys::creds::Cred;
 use crate::sys::dentry::Dentry;
 use crate::sys::fscache::CacheCookie;
@@ -31,8 +32,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) secid: Option<u32>,
     /// Limits of space.
     pub(crate) limits: &'a Limits,
-    /// Whether misses go to the daemon.
-    pub(crate) on_demand: bool,
+    /// How the daemon is spoken to about misses; `None` in the ordinary mode.
+    pub(crate) on_demand: Option<Layout>,
     /// The session's requests.
     pub(crate) requests: &'a Arc<RequestTable>,
 }

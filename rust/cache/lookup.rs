@@ -21,11 +21,11 @@ use kernel::sync::Arc;
 /// Brings the cookie into service; `None` if it cannot be (`cachefiles_lookup_cookie()`).
 pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Object>> {
     let cache = &volume.cache;
-    if !cache.on_demand || !cookie.wants_size() {
+    if cache.on_demand.is_none() || !cookie.wants_size() {
         log::warn_limited!(
             "cookie {:x}: not cached: {}",
             cookie.debug_id(),
-            if cache.on_demand {
+            if cache.on_demand.is_some() {
                 "on-demand mode serves only netfs that take the size from the cache"
             } else {
                 "the cache is not bound for on-demand mode"

@@ -27,6 +27,7 @@ pub(crate) mod volume;
 pub(crate) mod withdraw;
 
 use crate::ondemand::RequestTable;
+use crate::protocol::message::Layout;
 use crate::sys::fscache::CacheCookie;
 use crate::sys::xarray::XArray;
 use directory::Directory;
@@ -54,8 +55,8 @@ pub(crate) struct Cache {
     pub(crate) store: Directory,
     /// Where directories wait for user space to delete them.
     pub(crate) graveyard: Directory,
-    /// Whether misses go to the daemon.
-    pub(crate) on_demand: bool,
+    /// How the daemon is spoken to about misses; `None` in the ordinary mode.
+    pub(crate) on_demand: Option<Layout>,
     /// Volumes in service, in the order of their acquisition.
     #[pin]
     pub(crate) volumes: Mutex<KVec<Arc<Volume>>>,

@@ -69,12 +69,13 @@ impl Session {
 
     /// Commands that exist in on-demand mode only, and of those only the chosen protocol's.
     fn on_demand_command(&self, verb: Verb, args: &[u8]) -> Result {
-        let chosen = match verb {
-            Verb::Copen => self.layout() == Layout::Mainline,
-            Verb::Cinit | Verb::Cread => self.layout() == Layout::V5,
-            _ => true,
+        let spoken = self.cache().and_then(|cache| cache.on_demand);
+        let known = match verb {
+            Verb::Copen => spoken == Some(Layout::Mainline),
+            Verb::Cinit | Verb::Cread => spoken == Some(Layout::V5),
+            _ => spoken.is_some(),
         };
-        if !chosen || !self.cache().is_some_and(|cache| cache.on_demand) {
+        if !known {
             warn_limited!("{}: the cache is not bound for on-demand mode with it", verb);
             return Err(EOPNOTSUPP);
         }
@@ -97,6 +98,21 @@ impl Session {
                         ),
                     })
             }
+            // We always want the size, so that an answer without one is a refusal.
+            Command::Cinit(cinit) => self
+                .requests
+                .answer_open(cinit.id, cinit.size.map(CopenReply::Size).ok_or(EINVAL))
+                .inspect_err(|_| match cinit.size {
+                    Some(_) => {
+                        warn_limited!("cinit: no OPEN request {} waits for an answer", cinit.id)
+                    }
+                    None => warn_limited!("cinit: OPEN request {} wants a size", cinit.id),
+                }),
+            Command::Cread(cread) => {
+                self.requests.answer_read(None, cread.id).inspect_err(|_| {
+                    warn_limited!("cread: no READ request {} waits for an answer", cread.id)
+                })
+            }
             _ => Err(EOPNOTSUPP),
         }
     }
@@ -118,12 +134,10 @@ impl Session {
             return Err(EBUSY);
         }
         let on_demand = match mode {
-            BindMode::Plain => false,
-            BindMode::OnDemand(None | Some(Layout::Mainline)) => true,
-            BindMode::OnDemand(Some(Layout::V5)) => {
-                warn_limited!("bind: {}", UnknownBindMode(b"ondemand v5"));
-                return Err(EINVAL);
-            }
+            BindMode::Plain => None,
+            BindMode::OnDemand(Some(layout)) => Some(layout),
+            BindMode::OnDemand(None) if module::protocol_index() == 1 => Some(Layout::V5),
+            BindMode::OnDemand(None) => Some(Layout::Mainline),
             BindMode::Unknown(args) => {
                 warn_limited!("bind: {}", UnknownBindMode(args));
                 return Err(EINVAL);

@@ -32,9 +32,9 @@ impl Device for CacheFilesDevice {
         let Some(cache) = session.cache() else {
             return Ok(0);
         };
-        if cache.on_demand {
+        if let Some(layout) = cache.on_demand {
             let keep = || -> Arc<dyn Send + Sync> { session.clone() };
-            return session.requests.deliver(session.layout(), keep, out);
+            return session.requests.deliver(layout, keep, out);
         }
         cache.disk.report(|line| {
             let text = kernel::str::CString::try_from_fmt(kernel::fmt!("{}", line))?;
@@ -71,7 +71,7 @@ impl Device for CacheFilesDevice {
         let Some(cache) = session.cache() else {
             return 0;
         };
-        let readable = if cache.on_demand {
+        let readable = if cache.on_demand.is_some() {
             session.requests.has_deliverable()
         } else {
             cache.disk.has_changed()

@@ -6,7 +6,6 @@ use crate::cache::limits::Limits;
 use crate::cache::Cache;
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
-use crate::protocol::message::Layout;
 use crate::sys::fscache_ops::Active;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
@@ -95,11 +94,6 @@ impl Session {
     pub(super) fn set_bound(&self, active: Arc<Active<CacheFiles>>) {
         let old = self.bound.lock().replace(active);
         drop(old);
-    }
-
-    /// How messages are laid out.
-    pub(crate) fn layout(&self) -> Layout {
-        Layout::Mainline
     }
 }
 

@@ -5,7 +5,7 @@
 use super::object::DemandObject;
 use super::state::ObjectId;
 use super::table::RequestTable;
-use crate::protocol::message::READ_COMPLETE;
+use crate::protocol::message::{Layout, READ_COMPLETE};
 use crate::sys::anon_file::AnonFile;
 use crate::sys::iov_iter::IovIter;
 use kernel::prelude::*;
@@ -17,6 +17,8 @@ pub(crate) struct AnonFd {
     table: Arc<RequestTable>,
     object: Arc<DemandObject>,
     id: ObjectId,
+    /// Whether a READ is answered through this fd, which v5 does not have.
+    answers_reads: bool,
     /// The session, which goes on until the last of its fds is closed. Dropped last.
     _keep: Arc<dyn Send + Sync>,
 }
@@ -26,6 +28,7 @@ impl AnonFd {
     pub(super) fn new(
         table: &Arc<RequestTable>,
         object: &Arc<DemandObject>,
+        layout: Layout,
         keep: Arc<dyn Send + Sync>,
     ) -> Result<Arc<Self>> {
         let id = table.new_object_id()?;
@@ -33,6 +36,7 @@ impl AnonFd {
             table: table.clone(),
             object: object.clone(),
             id,
+            answers_reads: layout == Layout::Mainline,
             _keep: keep,
         };
         Ok(Arc::new(this, GFP_KERNEL)?)
@@ -62,11 +66,11 @@ impl AnonFile for AnonFd {
     }
 
     fn ioctl(this: ArcBorrow<'_, Self>, command: u32, arg: usize) -> Result {
-        if command != READ_COMPLETE {
+        if command != READ_COMPLETE || !this.answers_reads {
             return Err(EINVAL);
         }
         // CAST: `usize` is 64 bits wide on what we build for.
-        this.table.answer_read(&this.object, arg as u64)
+        this.table.answer_read(Some(&this.object), arg as u64)
     }
 
     fn release(this: ArcBorrow<'_, Self>) {

@@ -6,8 +6,9 @@ use crate::sys::errno::EMSGSIZE;
 use super::anon_fd::AnonFd;
 use super::request::{Ask, Request};
 use super::table::RequestTable;
-use crate::protocol::message::{Body, Layout, Message, MSG_MAX};
+use crate::protocol::message::{Body, Layout, Message, MSG_MAX, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::uaccess::UserSliceWriter;
@@ -69,7 +70,7 @@ impl RequestTable {
             request,
             object_id,
         };
-        let need = picked.message(0).encoded_len(layout);
+        let need = picked.message(0, 0).encoded_len(layout);
         if !need.is_some_and(|need| need <= room && need <= MSG_MAX) {
             // The table's own reference keeps the request; ours goes after the lock.
             drop(table);
@@ -96,7 +97,7 @@ impl RequestTable {
         layout: Layout,
         mut out: UserSliceWriter,
     ) -> Result<usize> {
-        let len = copy(&picked.message(0), layout, &mut out)?;
+        let len = copy(&picked.message(object_fd(&picked.request), 0), layout, &mut out)?;
         // Nobody answers a CLOSE.
         if let Ask::Close(_) = picked.request.ask {
             let table = self.lock().lock();
@@ -122,10 +123,10 @@ impl RequestTable {
         // Everything that can fail comes before the copy, and the copy before the fd is visible.
         let file = Prepared::<AnonFd>::new()?;
         let fd = file.fd();
-        let data = AnonFd::new(self, object, keep())?;
+        let data = AnonFd::new(self, object, layout, keep())?;
         let message = Message {
             object_id: data.id(),
-            ..picked.message(fd)
+            ..picked.message(fd, open_flags(layout))
         };
         let len = copy(&message, layout, &mut out)?;
         {
@@ -136,6 +137,7 @@ impl RequestTable {
             {
                 return Ok(0);
             }
+            object.fd.store(fd, Ordering::Relaxed);
         }
         file.publish(data);
         Ok(len)
@@ -143,8 +145,8 @@ impl RequestTable {
 }
 
 impl Picked {
-    /// The message; `fd` is that of an OPEN.
-    fn message(&self, fd: u32) -> Message<'_> {
+    /// The message about the fd `fd`; `flags` are those of an OPEN.
+    fn message(&self, fd: u32, flags: u32) -> Message<'_> {
         let object = &self.request.object;
         Message {
             id: self.id,
@@ -154,12 +156,25 @@ impl Picked {
                     volume_key: &object.volume_key,
                     cookie_key: &object.cookie_key,
                     fd,
-                    flags: 0,
+                    flags,
                 },
                 Ask::Close(_) => Body::Close { fd },
                 Ask::Read { offset, len } => Body::Read { offset, len, fd },
             },
         }
+    }
+}
+
+/// The number of the object's fd in the daemon's table.
+fn object_fd(request: &Request) -> u32 {
+    request.object.fd.load(Ordering::Relaxed)
+}
+
+/// Mainline says nothing in the flags; there every OPEN wants the size.
+fn open_flags(layout: Layout) -> u32 {
+    match layout {
+        Layout::Mainline => 0,
+        Layout::V5 => OPEN_WANT_CACHE_SIZE,
     }
 }
 

@@ -4,7 +4,9 @@
 
 use super::state::State;
 use super::table::{Requests, RequestTable};
+use crate::protocol::message::NO_FD;
 use crate::sys::iov_iter::IovIter;
+use core::sync::atomic::AtomicU32;
 use kernel::prelude::*;
 use kernel::sync::{Arc, LockedBy};
 
@@ -29,6 +31,9 @@ pub(crate) struct DemandObject {
     pub(crate) store: Arc<dyn Store>,
     /// The number that messages in the log name.
     pub(crate) debug_id: u32,
+    /// The number that its fd has, or had last, in the daemon's table: v5's messages repeat it.
+    /// Written under `reqs_lock`.
+    pub(super) fd: AtomicU32,
     /// The life of its fd; under `reqs_lock`.
     pub(super) state: LockedBy<State, Requests>,
 }
@@ -52,6 +57,7 @@ impl DemandObject {
                 cookie_key: cookie,
                 store,
                 debug_id,
+                fd: AtomicU32::new(NO_FD),
                 state: LockedBy::new(table.lock(), State::Closed),
             },
             GFP_KERNEL,

@@ -249,22 +249,19 @@ impl RequestTable {
         }
     }
 
-    /// The daemon says that the READ request `id`, which must be of `object`, is done.
-    pub(crate) fn answer_read(&self, object: &Arc<DemandObject>, id: u64) -> Result {
+    /// The daemon says that the READ request `id` is done. It must be of `object`, where the
+    /// answer came through the fd of one.
+    pub(crate) fn answer_read(&self, object: Option<&Arc<DemandObject>>, id: u64) -> Result {
         let id = u32::try_from(id).map_err(|_| EINVAL)?;
         let request = {
             let _table = self.reqs_lock.lock();
-            match self.reqs.get(id) {
-                Some(request) if request.is_read_of(object) => {
-                    drop(self.reqs.remove(id));
-                    request
-                }
-                other => {
-                    drop(_table);
-                    drop(other);
-                    return Err(EINVAL);
-                }
+            let found = self.reqs.get(id).filter(|request| {
+                request.is_read_of(object.unwrap_or(&request.object))
+            });
+            if found.is_some() {
+                drop(self.reqs.remove(id));
             }
+            found.ok_or(EINVAL)?
         };
         request.finish(Ok(0));
         Ok(())

@@ -16,6 +16,12 @@ pub(crate) fn set_debug_mask(mask: u32) {
     unsafe { bindings::cfrs_set_debug_mask(mask) }
 }
 
+/// The index of the `ondemand_protocol` parameter's value in its list: `mainline`, `v5`.
+pub(crate) fn protocol_index() -> u32 {
+    // SAFETY: Reads one word.
+    unsafe { bindings::cfrs_ondemand_protocol() }
+}
+
 /// Waits until no task can still be in the module's code behind its last put of a reference.
 ///
 /// The last thing module exit does, when nothing can enter the module any more.

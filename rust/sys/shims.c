@@ -8,6 +8,8 @@
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
+#include <linux/string.h>
+#include <linux/sysfs.h>
 #include <trace/events/fscache.h>
 #include "shims.h"
 
@@ -26,6 +28,41 @@ unsigned int cfrs_debug_mask(void)
 void cfrs_set_debug_mask(unsigned int mask)
 {
 	WRITE_ONCE(debug, mask);
+}
+
+/* The index of a name in this list is what Rust sees. */
+static const char * const protocols[] = { "mainline", "v5" };
+static unsigned int ondemand_protocol;
+
+static int set_protocol(const char *val, const struct kernel_param *kp)
+{
+	int index = sysfs_match_string(protocols, val);
+
+	if (index < 0) {
+		pr_err("CacheFiles: ondemand_protocol is mainline or v5, not %s\n",
+		       val);
+		return index;
+	}
+	WRITE_ONCE(ondemand_protocol, index);
+	return 0;
+}
+
+static int get_protocol(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%s\n", protocols[READ_ONCE(ondemand_protocol)]);
+}
+
+static const struct kernel_param_ops protocol_ops = {
+	.set = set_protocol,
+	.get = get_protocol,
+};
+module_param_cb(ondemand_protocol, &protocol_ops, NULL, 0644);
+MODULE_PARM_DESC(ondemand_protocol,
+		 "Protocol of a plain 'bind ondemand': mainline (default) or v5");
+
+unsigned int cfrs_ondemand_protocol(void)
+{
+	return READ_ONCE(ondemand_protocol);
 }
 
 /*

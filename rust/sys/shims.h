@@ -30,6 +30,7 @@
 /* module.c: the parameters, which `module!` of 6.12 cannot declare. */
 unsigned int cfrs_debug_mask(void);
 void cfrs_set_debug_mask(unsigned int mask);
+unsigned int cfrs_ondemand_protocol(void);
 void cfrs_wait_for_module_text(void);
 
 /* atomics and waiting */

@@ -5,7 +5,6 @@
 #
 #   totals.py KUNIT_DIR RESULTS_DIR [bad]
 
-import contextlib
 import glob
 import io
 import os
@@ -16,13 +15,14 @@ import sys
 def ktap(path):
     """The parser's counts of one log of the kselftest runner."""
     import kunit_parser
+    import kunit_printer
 
+    told = io.StringIO()
+    kunit_parser.stdout = kunit_printer.Printer(output=told)
     with open(path, encoding="utf-8", errors="replace") as log:
         # The runner puts "# " before what a test prints; KTAP indents what is nested.
         lines = [re.sub(r"^# ", "  ", line.rstrip("\n")) for line in log]
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):
-        counts = kunit_parser.parse_run_tests(iter(lines)).counts
+    counts = kunit_parser.parse_run_tests(iter(lines)).counts
     if counts.crashed or counts.errors:
         print(told.getvalue(), file=sys.stderr)
     return counts.passed, counts.failed + counts.crashed + counts.errors, counts.skipped
