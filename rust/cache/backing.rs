@@ -81,14 +81,13 @@ impl Backing {
         let start = block * BLOCK;
         let size = self.size.load(Ordering::Relaxed);
         // What is needed of the block that holds the end of the file is only what comes before it.
-        // Nothing is ever read of a block behind it.
         let needed = match size.checked_sub(start) {
             Some(left) if left > 0 => left.min(BLOCK),
-            _ => return write_all(file, at, bytes),
+            _ => BLOCK,
         };
         let mut staging = self.staging.lock();
-        if matches!(file.next_data(start)?, Extent::At(data) if data == start) {
-            // The block is there; these bytes are only written again.
+        if is_whole(file, start)? {
+            // These bytes are only written again.
             return write_all(file, at, bytes);
         }
         // CAST: Both are at most a block.
@@ -97,6 +96,18 @@ impl Backing {
             Some(whole) => write_all(file, start, &whole),
             None => Ok(()),
         }
+    }
+
+    /// Makes the block at `at` a hole again.
+    fn punch(&self, file: &File, at: u64) -> Result {
+        inject::remove()
+            .and_then(|()| file.punch_hole(at, BLOCK))
+            .inspect_err(|error| {
+                self.disk.io_error(format_args!(
+                    "A block that is not whole cannot be removed: error {}",
+                    error.to_errno()
+                ))
+            })
     }
 
     /// Copies the next `len` bytes, less than a block, out of `from` and writes them at `at`.
@@ -133,10 +144,13 @@ impl Backing {
             if wrote == 0 {
                 return Err(EIO);
             }
-            *done += wrote;
-            if wrote < left && wrote % BLOCK as usize != 0 {
-                // The disk is full in the middle of a block, which is therefore not whole.
-                return Err(ENOSPC);
+            let part = wrote % BLOCK as usize;
+            *done += wrote - part;
+            if part > 0 {
+                // The daemon's memory or the disk ended in the middle of a block, which looks like
+                // data now. It must not: the rest of it would read as zeros.
+                self.punch(file, here + (wrote - part) as u64)?;
+                return Err(EFAULT);
             }
         }
         if tail > 0 {
@@ -145,6 +159,15 @@ impl Backing {
         }
         Ok(())
     }
+}
+
+/// Whether the block at `start` is data to its end.
+fn is_whole(file: &File, start: u64) -> Result<bool> {
+    Ok(matches!(file.next_data(start)?, Extent::At(data) if data == start)
+        && match file.next_hole(start)? {
+            Extent::At(hole) => hole >= start + BLOCK,
+            Extent::None => false,
+        })
 }
 
 /// Writes all of `bytes` through the page cache.

@@ -89,6 +89,8 @@ impl Plan<'_> {
             cookie.clone(),
             self.requests.clone(),
         )?;
+        // Dropped before the disk from here on, whose mount it needs.
+        let root = root;
         let (store, graveyard) = {
             let _acting = disk.cred.assume();
             (

@@ -23,7 +23,7 @@ pub(crate) trait AnonFile: Send + Sync + Sized + 'static {
 
     /// write(2) and pwrite(2) at `at`: returns the bytes taken.
     fn write(this: ArcBorrow<'_, Self>, at: u64, from: &mut IovIter<'_>) -> Result<usize>;
-    /// lseek(2).
+    /// lseek(2), except that what is relative to the position comes as an absolute offset.
     fn seek(this: ArcBorrow<'_, Self>, offset: i64, whence: i32) -> Result<u64>;
     /// ioctl(2).
     fn ioctl(this: ArcBorrow<'_, Self>, command: u32, arg: usize) -> Result;
@@ -164,8 +164,17 @@ impl<F: AnonFile> Table<F> {
         whence: i32,
     ) -> bindings::loff_t {
         // SAFETY: The VFS hands us a published file.
-        let data = unsafe { Self::data(file) };
-        match F::seek(data, offset, whence) {
+        let (data, position) = unsafe { (Self::data(file), (*file).f_pos) };
+        // What is relative to the position is relative to this file's own.
+        let sought = if whence == bindings::SEEK_CUR as i32 {
+            position
+                .checked_add(offset)
+                .ok_or(kernel::error::code::EINVAL)
+                .and_then(|at| F::seek(data, at, bindings::SEEK_SET as i32))
+        } else {
+            F::seek(data, offset, whence)
+        };
+        match sought {
             Ok(at) => {
                 // SAFETY: The VFS holds the position's lock for a seek, where it has one.
                 unsafe { (*file).f_pos = at as i64 };

@@ -163,6 +163,17 @@ impl File {
         to_result(unsafe { bindings::cfrs_set_size(self.as_ptr(), size) })
     }
 
+    /// Makes a range a hole without changing the size.
+    pub(crate) fn punch_hole(&self, at: u64, len: u64) -> Result {
+        let (at, len) = (
+            i64::try_from(at).map_err(|_| EFBIG)?,
+            i64::try_from(len).map_err(|_| EFBIG)?,
+        );
+        let mode = bindings::FALLOC_FL_PUNCH_HOLE | bindings::FALLOC_FL_KEEP_SIZE;
+        // SAFETY: The file is valid and open for writing; the VFS checks the range.
+        to_result(unsafe { bindings::vfs_fallocate(self.as_ptr(), mode as i32, at, len) })
+    }
+
     /// Notes an access now, as culling by age wants it.
     pub(crate) fn touch(&self) {
         // SAFETY: The file is valid.
