@@ -14,7 +14,12 @@ mod daemon;
 mod fscache;
 mod io;
 mod ondemand;
-#[allow(dead_code, unreachable_pub, unused_imports, reason = "the host's crates use all of it")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "the host's crates use all of it"
+)]
 mod protocol;
 mod sys;
 

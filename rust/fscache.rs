@@ -30,7 +30,11 @@ impl Backend for CacheFiles {
         link: Arc<VolumeLink>,
     ) -> Result<Arc<Volume>> {
         let volume = Volume::acquire(&cache.into(), cookie, link)?;
-        volume.cache.volumes.lock().push(volume.clone(), GFP_KERNEL)?;
+        volume
+            .cache
+            .volumes
+            .lock()
+            .push(volume.clone(), GFP_KERNEL)?;
         Ok(volume)
     }
 

@@ -2,11 +2,11 @@
 
 //! The file behind an object: there from lookup to withdrawal, and written to by the daemon.
 
-use crate::sys::errno::ENOBUFS;
 use super::disk::Disk;
 use super::staging::Staging;
 use super::{inject, BLOCK};
 use crate::ondemand::Store;
+use crate::sys::errno::ENOBUFS;
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
@@ -163,11 +163,13 @@ impl Backing {
 
 /// Whether the block at `start` is data to its end.
 fn is_whole(file: &File, start: u64) -> Result<bool> {
-    Ok(matches!(file.next_data(start)?, Extent::At(data) if data == start)
-        && match file.next_hole(start)? {
-            Extent::At(hole) => hole >= start + BLOCK,
-            Extent::None => false,
-        })
+    Ok(
+        matches!(file.next_data(start)?, Extent::At(data) if data == start)
+            && match file.next_hole(start)? {
+                Extent::At(hole) => hole >= start + BLOCK,
+                Extent::None => false,
+            },
+    )
 }
 
 /// Writes all of `bytes` through the page cache.

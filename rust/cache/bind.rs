@@ -2,7 +2,6 @@
 
 //! Bringing a cache into service: everything that is checked and made before FS-Cache may use it.
 
-use crate::sys::errno::EOPNOTSUPP;
 use super::directory::Directory;
 use super::disk::{Disk, Need};
 use super::limits::Limits;
@@ -12,6 +11,7 @@ use crate::ondemand::RequestTable;
 use crate::protocol::message::Layout;
 use crate::sys::creds::Cred;
 use crate::sys::dentry::Dentry;
+use crate::sys::errno::EOPNOTSUPP;
 use crate::sys::fscache::CacheCookie;
 use crate::sys::fscache_ops::Active;
 use crate::sys::log;

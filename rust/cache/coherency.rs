@@ -3,10 +3,10 @@
 //! The attribute `user.CacheFiles.cache` that says whether cached data still belongs to what the
 //! netfs has. Its layout is C's (`struct cachefiles_xattr`, `struct cachefiles_vol_xattr`).
 
-use crate::sys::errno::{EDQUOT, ENODATA, ESTALE};
 use super::disk::Disk;
 use super::inject;
 use crate::sys::dentry::Dentry;
+use crate::sys::errno::{EDQUOT, ENODATA, ESTALE};
 use crate::sys::xattr;
 use kernel::prelude::*;
 use kernel::str::CStr;

@@ -2,10 +2,10 @@
 
 //! Culling: what the `cull` and `inuse` commands do to a name in the caller's directory.
 
-use crate::sys::errno::ESTALE;
 use super::directory::bury;
 use super::Cache;
 use crate::sys::dentry::Dentry;
+use crate::sys::errno::ESTALE;
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::log;

@@ -2,10 +2,10 @@
 
 //! Directories of the cache: made on the way, marked in use while we hold them, buried when stale.
 
-use crate::sys::errno::ESTALE;
 use super::disk::{Disk, Need};
 use super::inject;
 use crate::sys::dentry::{Dentry, Moved};
+use crate::sys::errno::ESTALE;
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use core::sync::atomic::Ordering;
@@ -79,12 +79,7 @@ impl Directory {
 /// Takes `victim` out of `dir`: a file is deleted, a directory moved to the graveyard for user
 /// space to delete (`cachefiles_bury_object()`). Any error but a lack of memory or of the victim
 /// is the disk's.
-pub(crate) fn bury(
-    disk: &Disk,
-    graveyard: &Directory,
-    dir: &Dentry,
-    victim: &Dentry,
-) -> Result {
+pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &Dentry) -> Result {
     {
         let locked = dir.lock().ok_or(ENOTDIR)?;
         if !locked.holds(victim) {

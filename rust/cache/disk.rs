@@ -3,10 +3,10 @@
 //! The backing file system of a cache: its mount, the credentials to use it with, its free space,
 //! and what happens when it fails.
 
-use crate::sys::errno::ENOBUFS;
 use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
 use crate::ondemand::RequestTable;
 use crate::sys::creds::Cred;
+use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
@@ -106,9 +106,9 @@ impl Disk {
             blocks_avail: space.blocks_avail,
             blocks_writing: self.blocks_writing.load(Ordering::Relaxed),
         };
-        let verdict = self
-            .thresholds
-            .judge(now, files, blocks, self.culling.load(Ordering::Relaxed));
+        let verdict =
+            self.thresholds
+                .judge(now, files, blocks, self.culling.load(Ordering::Relaxed));
         match verdict.culling {
             CullChange::Begin => self.set_culling(true),
             CullChange::Cease => self.set_culling(false),
@@ -166,8 +166,10 @@ impl Disk {
             blocks_released,
         })?;
         self.changed.store(false, Ordering::Release);
-        self.files_released.fetch_sub(files_released, Ordering::Relaxed);
-        self.blocks_released.fetch_sub(blocks_released, Ordering::Relaxed);
+        self.files_released
+            .fetch_sub(files_released, Ordering::Relaxed);
+        self.blocks_released
+            .fetch_sub(blocks_released, Ordering::Relaxed);
         Ok(shown)
     }
 

@@ -2,7 +2,6 @@
 
 //! Finding an object's file in the cache, or making a new one.
 
-use crate::sys::errno::ESTALE;
 use super::backing::CacheFile;
 use super::coherency;
 use super::directory::bury;
@@ -11,6 +10,7 @@ use super::object::Object;
 use super::volume::Volume;
 use super::{inject, whole_blocks, BLOCK};
 use crate::sys::dentry::Dentry;
+use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, CookieFlag};
 use crate::sys::inode::InUse;
@@ -104,7 +104,10 @@ fn find(object: &Object) -> Result<CacheFile> {
         }
     };
     if !dentry.is_file() {
-        log::error!("object {:x}: its name is not that of a file", object.debug_id);
+        log::error!(
+            "object {:x}: its name is not that of a file",
+            object.debug_id
+        );
         let cache = object.cache();
         bury(&cache.disk, &cache.graveyard, fan, &dentry)?;
         object.cookie.lookup_negative();

@@ -48,16 +48,13 @@ impl Object {
         })?;
         let mut name = KVec::with_capacity(cooked.len(), GFP_KERNEL)?;
         name.extend_from_slice(cooked, GFP_KERNEL)?;
-        let debug_id = LAST_DEBUG_ID.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+        let debug_id = LAST_DEBUG_ID
+            .fetch_add(1, Ordering::Relaxed)
+            .wrapping_add(1);
         let backing = Backing::new(&cache.disk)?;
         let store: Arc<dyn Store> = backing.clone();
-        let demand = DemandObject::new(
-            cache.requests(),
-            &volume.key,
-            cookie.key(),
-            store,
-            debug_id,
-        )?;
+        let demand =
+            DemandObject::new(cache.requests(), &volume.key, cookie.key(), store, debug_id)?;
         let slot = cache.objects.reserve()?;
         let object = Arc::new(
             Object {

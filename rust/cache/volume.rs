@@ -2,11 +2,11 @@
 
 //! A volume: a directory of the cache with its 256 fan-out directories.
 
-use crate::sys::errno::ESTALE;
 use super::coherency;
 use super::directory::{bury, Directory};
 use super::key::{fanout_dir, volume_dir, NAME_MAX};
 use super::Cache;
+use crate::sys::errno::ESTALE;
 use crate::sys::fscache::{VolumeCookie, VolumeLink};
 use kernel::prelude::*;
 use kernel::sync::Arc;

@@ -158,7 +158,9 @@ impl Cache {
     /// Takes the volume off the list, if it is on it.
     pub(crate) fn forget_volume(&self, volume: &Arc<Volume>) {
         let mut volumes = self.volumes.lock();
-        let found = volumes.iter().position(|listed| Arc::ptr_eq(listed, volume));
+        let found = volumes
+            .iter()
+            .position(|listed| Arc::ptr_eq(listed, volume));
         let mut removed = None;
         if let Some(index) = found {
             let last = volumes.len() - 1;

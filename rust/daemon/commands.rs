@@ -4,13 +4,13 @@
 //!
 //! A command that fails changes nothing, and a rate-limited message names the value and the rule.
 
-use crate::sys::errno::EOPNOTSUPP;
 use super::session::{Session, Setup};
 use crate::cache::bind::Plan;
 use crate::cache::Cache;
 use crate::protocol::command::{split, BindMode, Command, CommandError, CopenReply, Verb};
 use crate::protocol::command_error::{Quoted, UnknownBindMode};
 use crate::protocol::message::Layout;
+use crate::sys::errno::EOPNOTSUPP;
 use crate::sys::log::warn_limited;
 use crate::sys::{creds, module};
 use kernel::prelude::*;
@@ -76,7 +76,10 @@ impl Session {
             _ => spoken.is_some(),
         };
         if !known {
-            warn_limited!("{}: the cache is not bound for on-demand mode with it", verb);
+            warn_limited!(
+                "{}: the cache is not bound for on-demand mode with it",
+                verb
+            );
             return Err(EOPNOTSUPP);
         }
         match verb.parse(args).map_err(explain)? {
@@ -85,7 +88,9 @@ impl Session {
                 Ok(())
             }
             Command::Copen(copen) => {
-                let reply = copen.reply.map_err(|error| Error::from_errno(-error.errno()));
+                let reply = copen
+                    .reply
+                    .map_err(|error| Error::from_errno(-error.errno()));
                 self.requests
                     .answer_open(copen.id, reply)
                     .inspect_err(|_| match reply {
@@ -108,11 +113,9 @@ impl Session {
                     }
                     None => warn_limited!("cinit: OPEN request {} wants a size", cinit.id),
                 }),
-            Command::Cread(cread) => {
-                self.requests.answer_read(None, cread.id).inspect_err(|_| {
-                    warn_limited!("cread: no READ request {} waits for an answer", cread.id)
-                })
-            }
+            Command::Cread(cread) => self.requests.answer_read(None, cread.id).inspect_err(|_| {
+                warn_limited!("cread: no READ request {} waits for an answer", cread.id)
+            }),
             _ => Err(EOPNOTSUPP),
         }
     }
@@ -161,7 +164,11 @@ impl Session {
 /// Stores an argument that may be given once.
 fn set_once(place: &mut Option<CString>, verb: Verb, value: &[u8]) -> Result {
     if place.is_some() {
-        warn_limited!("{}: it is set already, and {} comes too late", verb, Quoted(value));
+        warn_limited!(
+            "{}: it is set already, and {} comes too late",
+            verb,
+            Quoted(value)
+        );
         return Err(EEXIST);
     }
     let mut bytes = KVec::with_capacity(value.len() + 1, GFP_KERNEL)?;

@@ -2,11 +2,11 @@
 
 //! The device's file operations, each turned over to the session.
 
-use crate::sys::errno::{EMSGSIZE, EOPNOTSUPP};
 use super::session::{DeviceFile, Session};
 use crate::protocol::command::MAX_LINE;
 use crate::sys::chardev::Device;
 use crate::sys::creds;
+use crate::sys::errno::{EMSGSIZE, EOPNOTSUPP};
 use crate::sys::poll::{self, Poll};
 use kernel::prelude::*;
 use kernel::str::CStr;

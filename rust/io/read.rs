@@ -2,10 +2,10 @@
 
 //! Reading from a cache file into whatever netfs points to, directly and asynchronously.
 
-use crate::sys::errno::{ENODATA, ESTALE};
 use crate::cache::inject;
 use crate::cache::object::Object;
 use crate::sys::aio::{self, ReadDone};
+use crate::sys::errno::{ENODATA, ESTALE};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::iov_iter::IovIter;
@@ -69,7 +69,9 @@ fn leading_hole(file: &File, start: u64, len: usize, on_hole: OnHole) -> Result<
     }
     inject::read()?;
     let hole = match file.next_data(start)? {
-        Extent::At(data) => usize::try_from(data.saturating_sub(start)).unwrap_or(len).min(len),
+        Extent::At(data) => usize::try_from(data.saturating_sub(start))
+            .unwrap_or(len)
+            .min(len),
         Extent::None => len,
     };
     if hole > 0 && on_hole == OnHole::Fail {

@@ -2,12 +2,12 @@
 
 //! Handing requests to the daemon: what a read of the device does.
 
-use crate::sys::errno::EMSGSIZE;
 use super::anon_fd::AnonFd;
 use super::request::{Ask, Request};
 use super::table::RequestTable;
 use crate::protocol::message::{Body, Layout, Message, MSG_MAX, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
+use crate::sys::errno::EMSGSIZE;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -97,7 +97,11 @@ impl RequestTable {
         layout: Layout,
         mut out: UserSliceWriter,
     ) -> Result<usize> {
-        let len = copy(&picked.message(object_fd(&picked.request), 0), layout, &mut out)?;
+        let len = copy(
+            &picked.message(object_fd(&picked.request), 0),
+            layout,
+            &mut out,
+        )?;
         // Nobody answers a CLOSE.
         if let Ask::Close(_) = picked.request.ask {
             let table = self.lock().lock();
@@ -180,9 +184,7 @@ fn open_flags(layout: Layout) -> u32 {
 
 fn copy(message: &Message<'_>, layout: Layout, out: &mut UserSliceWriter) -> Result<usize> {
     let mut buffer = [0; MSG_MAX];
-    let bytes = message
-        .encode(layout, &mut buffer)
-        .map_err(|_| EMSGSIZE)?;
+    let bytes = message.encode(layout, &mut buffer).map_err(|_| EMSGSIZE)?;
     out.write_slice(bytes)?;
     Ok(bytes.len())
 }

@@ -3,7 +3,7 @@
 //! The on-demand half of an object: its keys, its state and where its data goes.
 
 use super::state::State;
-use super::table::{Requests, RequestTable};
+use super::table::{RequestTable, Requests};
 use crate::protocol::message::NO_FD;
 use crate::sys::iov_iter::IovIter;
 use core::sync::atomic::AtomicU32;

@@ -5,12 +5,12 @@
 //! A request is in the table from the moment it is stored until it is answered, fails, or nobody
 //! wants it any more; removing it is what entitles to finish it. Delivery is in `deliver.rs`.
 
-use crate::sys::errno::{EBADFD, ESTALE};
 use super::object::DemandObject;
 use super::request::{Ask, Request};
 use super::state::{Answered, ObjectId, Released, State, WantOpen, WantRead};
 use crate::protocol::command::CopenReply;
 use crate::sys::completion::Killed;
+use crate::sys::errno::{EBADFD, ESTALE};
 use crate::sys::log;
 use crate::sys::poll::PollQueue;
 use crate::sys::xarray::XArray;
@@ -141,7 +141,12 @@ impl RequestTable {
     /// the object to be open.
     fn reopen(&self, object: &Arc<DemandObject>) -> Result {
         let known_size = object.store.size();
-        let request = Request::new(object, Ask::Open { known_size: Some(known_size) })?;
+        let request = Request::new(
+            object,
+            Ask::Open {
+                known_size: Some(known_size),
+            },
+        )?;
         let slot = self.reqs.reserve()?;
         {
             let mut table = self.reqs_lock.lock();
@@ -183,7 +188,11 @@ impl RequestTable {
             return None;
         }
         if matches!(request.ask, Ask::Open { .. }) {
-            request.object.state.access_mut(&mut table).answer_open(false);
+            request
+                .object
+                .state
+                .access_mut(&mut table)
+                .answer_open(false);
         }
         self.reqs.remove(id)
     }
@@ -197,11 +206,7 @@ impl RequestTable {
 
     /// The daemon's answer to an OPEN request (`cachefiles_ondemand_copen()`). An error is what the
     /// writer of the answer is told; the one who waits learns more.
-    pub(crate) fn answer_open(
-        &self,
-        id: u64,
-        reply: Result<CopenReply, Error>,
-    ) -> Result {
+    pub(crate) fn answer_open(&self, id: u64, reply: Result<CopenReply, Error>) -> Result {
         let id = u32::try_from(id).map_err(|_| EINVAL)?;
         let (request, answered, result) = {
             let mut table = self.reqs_lock.lock();
@@ -255,9 +260,10 @@ impl RequestTable {
         let id = u32::try_from(id).map_err(|_| EINVAL)?;
         let request = {
             let _table = self.reqs_lock.lock();
-            let found = self.reqs.get(id).filter(|request| {
-                request.is_read_of(object.unwrap_or(&request.object))
-            });
+            let found = self
+                .reqs
+                .get(id)
+                .filter(|request| request.is_read_of(object.unwrap_or(&request.object)));
             if found.is_some() {
                 drop(self.reqs.remove(id));
             }
@@ -303,9 +309,7 @@ impl RequestTable {
                 Released::Nothing => false,
                 // Reads that were delivered can no longer be answered through the fd: they are new
                 // again, and wait for the object to be reopened.
-                Released::Closed => {
-                    self.renew(&mut table, |request, _| request.is_read_of(object))
-                }
+                Released::Closed => self.renew(&mut table, |request, _| request.is_read_of(object)),
             }
         };
         // A CLOSE that nobody has read is pointless now; no further one can be stored.
@@ -377,7 +381,11 @@ impl RequestTable {
                     let mut table = self.reqs_lock.lock();
                     if self.holds(&table, id, &request) {
                         if matches!(request.ask, Ask::Open { .. }) {
-                            request.object.state.access_mut(&mut table).answer_open(false);
+                            request
+                                .object
+                                .state
+                                .access_mut(&mut table)
+                                .answer_open(false);
                         }
                         self.reqs.remove(id)
                     } else {

@@ -101,8 +101,13 @@ fn finish<D: ReadDone>(request: &ReadRequest<D>, ret: isize, was_async: bool) {
     // A read cannot be restarted once others run beside it.
     let result = match to_count(ret) {
         Err(error)
-            if [ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK]
-                .contains(&error) =>
+            if [
+                ERESTARTSYS,
+                ERESTARTNOINTR,
+                ERESTARTNOHAND,
+                ERESTART_RESTARTBLOCK,
+            ]
+            .contains(&error) =>
         {
             Err(EINTR)
         }

@@ -124,7 +124,11 @@ impl Dentry {
 
     /// Locks the directory for changes of its entries. `None` if it is not a directory.
     pub(crate) fn lock(&self) -> Option<LockedDir<'_>> {
-        let inode = if self.is_dir() { self.inode()? } else { return None };
+        let inode = if self.is_dir() {
+            self.inode()?
+        } else {
+            return None;
+        };
         // SAFETY: The inode is valid; the guard unlocks it.
         unsafe { bindings::cfrs_inode_lock_parent(inode.as_ptr()) };
         Some(LockedDir {

@@ -302,7 +302,10 @@ impl VolumeLink {
         // SAFETY: The volume is counted. Nobody is inside the volume any more: our caller has
         // withdrawn it, so that the field is ours to clear.
         let raw = unsafe {
-            core::mem::replace(&mut (*volume.ptr.as_ptr()).cache_priv, core::ptr::null_mut())
+            core::mem::replace(
+                &mut (*volume.ptr.as_ptr()).cache_priv,
+                core::ptr::null_mut(),
+            )
         };
         if raw.is_null() {
             return None;

@@ -5,8 +5,8 @@
 //! Each function here turns raw pointers into borrowed or counted references and calls the trait;
 //! no decision is taken here but what to do when there is no object.
 
-use super::errno::ENOBUFS;
 use super::bindings;
+use super::errno::ENOBUFS;
 use super::file::File;
 use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
 use super::iov_iter::IovIter;
@@ -216,8 +216,12 @@ impl<B: Backend> Table<B> {
         want: bindings::fscache_want_state,
     ) -> bool {
         // SAFETY: FS-Cache begins operations with access to the cookie.
-        let (resources, object) =
-            unsafe { (Resources::from_raw(raw), Self::object((*raw).cache_priv.cast())) };
+        let (resources, object) = unsafe {
+            (
+                Resources::from_raw(raw),
+                Self::object((*raw).cache_priv.cast()),
+            )
+        };
         if resources.has_file() {
             return true;
         }
@@ -252,8 +256,13 @@ impl<B: Backend> Table<B> {
             return Source::Zeroes.into_raw();
         }
         // SAFETY: The operation has begun; `len` and `flags` are the caller's for this call.
-        let (resources, len, mut flags) =
-            unsafe { (Resources::from_raw(raw), &mut *len, ReadFlags::from_raw(flags)) };
+        let (resources, len, mut flags) = unsafe {
+            (
+                Resources::from_raw(raw),
+                &mut *len,
+                ReadFlags::from_raw(flags),
+            )
+        };
         if !resources.has_file() && !resources.wait_readable() {
             return Source::Server.into_raw();
         }

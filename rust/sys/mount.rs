@@ -41,7 +41,11 @@ pub(crate) fn find_dir(path: &CStr) -> Result<(Mount, Dentry)> {
     let mut found = bindings::path::default();
     // SAFETY: `path` is a C string and `found` is writable.
     to_result(unsafe {
-        bindings::kern_path(path.as_char_ptr().cast(), bindings::LOOKUP_DIRECTORY, &mut found)
+        bindings::kern_path(
+            path.as_char_ptr().cast(),
+            bindings::LOOKUP_DIRECTORY,
+            &mut found,
+        )
     })?;
     // SAFETY: On success both references are ours.
     unsafe { take_path(found.mnt, found.dentry) }.ok_or(ENOENT)
