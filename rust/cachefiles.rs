@@ -8,6 +8,13 @@
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
+// Lints that the kernel's flags turn on from 7.2 on only.
+#![warn(
+    clippy::as_underscore,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr
+)]
 
 mod cache;
 mod daemon;

@@ -236,8 +236,8 @@ impl State {
     }
 
     /// The fd whose holder has to be told, with a CLOSE request, that the object is gone.
-    pub const fn to_close(&self) -> Option<ObjectId> {
-        match *self {
+    pub const fn to_close(self) -> Option<ObjectId> {
+        match self {
             State::Dropped(fd) => fd,
             _ => None,
         }

@@ -86,11 +86,14 @@ pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, do
     finish(&second, ret, false);
 }
 
+/// # Safety
+///
+/// `iocb` must be that of a read that was queued, and this the one call that ends it.
 unsafe extern "C" fn completed<D: ReadDone>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
     // SAFETY: `iocb` is the first field of a `ReadRequest<D>` whose second reference the submitter
     // left for this call, which the file system makes once.
     let request = unsafe { Arc::from_raw(iocb.cast_const().cast::<ReadRequest<D>>()) };
-    finish(&request, ret as isize, true);
+    finish(&request, ret, true);
 }
 
 fn finish<D: ReadDone>(request: &ReadRequest<D>, ret: isize, was_async: bool) {

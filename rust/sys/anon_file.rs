@@ -104,6 +104,10 @@ impl<F: AnonFile> Drop for Prepared<F> {
 
 struct Table<F: AnonFile>(PhantomData<F>);
 
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "the kernel calls each as it does any table of this kind"
+)]
 impl<F: AnonFile> Table<F> {
     const FOPS: bindings::file_operations = bindings::file_operations {
         owner: module::owner(),
@@ -191,9 +195,9 @@ impl<F: AnonFile> Table<F> {
     ) -> kernel::ffi::c_long {
         // SAFETY: The VFS hands us a published file.
         let data = unsafe { Self::data(file) };
-        match F::ioctl(data, command, arg as usize) {
+        match F::ioctl(data, command, arg) {
             Ok(()) => 0,
-            Err(error) => error.to_errno() as _,
+            Err(error) => error.to_errno() as kernel::ffi::c_long,
         }
     }
 }

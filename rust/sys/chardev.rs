@@ -87,6 +87,10 @@ impl<D: Device> PinnedDrop for Registration<D> {
 
 struct Table<D: Device>(PhantomData<D>);
 
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "the kernel calls each as it does any table of this kind"
+)]
 impl<D: Device> Table<D> {
     const FOPS: bindings::file_operations = bindings::file_operations {
         owner: module::owner(),

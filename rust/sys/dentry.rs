@@ -159,7 +159,7 @@ impl Dentry {
                 to.as_ptr(),
                 name.as_ptr().cast(),
                 len,
-                (&mut why as *mut *const kernel::ffi::c_char).cast(),
+                core::ptr::from_mut(&mut why).cast(),
             )
         };
         match ret {
@@ -178,10 +178,7 @@ impl Dentry {
         let mut why: *const kernel::ffi::c_char = core::ptr::null();
         // SAFETY: The dentry is a valid, positive directory: our caller has looked it up as one.
         let ret = unsafe {
-            bindings::cfrs_check_create(
-                self.as_ptr(),
-                (&mut why as *mut *const kernel::ffi::c_char).cast(),
-            )
+            bindings::cfrs_check_create(self.as_ptr(), core::ptr::from_mut(&mut why).cast())
         };
         to_result(ret).map_err(|error| MoveError {
             error,

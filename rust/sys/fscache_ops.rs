@@ -102,6 +102,10 @@ impl<B: Backend> Active<B> {
 
 struct Table<B: Backend>(PhantomData<B>);
 
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "the kernel calls each as it does any table of this kind"
+)]
 impl<B: Backend> Table<B> {
     const CACHE_OPS: bindings::fscache_cache_ops = bindings::fscache_cache_ops {
         name: B::NAME.as_char_ptr().cast(),

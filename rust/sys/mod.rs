@@ -34,6 +34,8 @@ pub(crate) mod xattr;
 /// What bindgen made of `bindings_helper.h`, over the kernel crate's own bindings.
 #[allow(
     clippy::all,
+    clippy::ptr_as_ptr,
+    clippy::ref_as_ptr,
     clippy::undocumented_unsafe_blocks,
     dead_code,
     improper_ctypes,

@@ -95,12 +95,8 @@ impl Mount {
         };
         let mut why: *const kernel::ffi::c_char = core::ptr::null();
         // SAFETY: Both halves of the path are valid and counted.
-        let ret = unsafe {
-            bindings::cfrs_backing_fs_error(
-                &path,
-                (&mut why as *mut *const kernel::ffi::c_char).cast(),
-            )
-        };
+        let ret =
+            unsafe { bindings::cfrs_backing_fs_error(&path, core::ptr::from_mut(&mut why).cast()) };
         to_result(ret).map_err(|error| MoveError {
             error,
             why: static_clause(why),
