@@ -617,12 +617,13 @@ void cfrs_init_read_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
 	};
 }
 
-ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
+			bool direct)
 {
 	struct kiocb iocb = {
 		.ki_filp	= file,
 		.ki_pos		= pos,
-		.ki_flags	= IOCB_DIRECT | IOCB_WRITE,
+		.ki_flags	= IOCB_WRITE | (direct ? IOCB_DIRECT : 0),
 		.ki_ioprio	= get_current_ioprio(),
 	};
 
