@@ -103,6 +103,7 @@ impl Cache {
             self.cookie().name().to_str().unwrap_or("(not UTF-8)")
         );
         self.requests().kill();
+        self.requests().wait_for_failed_readers();
         self.cookie().withdraw();
         self.each_volume(|volume| {
             if let Some(cookie) = volume.link.try_get() {

@@ -24,6 +24,7 @@
 
 pub(crate) mod anon_fd;
 pub(crate) mod deliver;
+mod farewell;
 pub(crate) mod object;
 pub(crate) mod request;
 #[allow(unreachable_pub, reason = "the host's tests compile it too")]

@@ -5,11 +5,12 @@
 //! A request is in the table from the moment it is stored until it is answered, fails, or nobody
 //! wants it any more; removing it is what entitles to finish it. Delivery is in `deliver.rs`.
 
+use super::farewell::Farewell;
 use super::object::DemandObject;
 use super::request::{Ask, Request};
 use super::state::{Answered, ObjectId, Released, State, WantOpen, WantRead};
 use crate::protocol::command::CopenReply;
-use crate::sys::completion::Killed;
+use crate::sys::completion::{is_dying, Killed};
 use crate::sys::errno::{EBADFD, ESTALE};
 use crate::sys::log;
 use crate::sys::poll::PollQueue;
@@ -39,6 +40,9 @@ pub(crate) struct RequestTable {
     /// The numbers of anonymous fds; reservations only.
     #[pin]
     ids: XArray<Request>,
+    /// Readers that were failed because the daemon went.
+    #[pin]
+    farewell: Farewell,
     /// Those who poll the device.
     #[pin]
     pub(crate) pollers: PollQueue,
@@ -54,6 +58,7 @@ impl RequestTable {
             ),
             reqs <- XArray::new(0, u32::MAX),
             ids <- XArray::new(1, i32::MAX as u32),
+            farewell <- Farewell::new(),
             pollers <- PollQueue::new(),
         })
     }
@@ -110,6 +115,14 @@ impl RequestTable {
     /// Asks the daemon to store a range and waits until it says that it has
     /// (`cachefiles_ondemand_read()`). Success does not prove that the data is there.
     pub(crate) fn read(&self, object: &Arc<DemandObject>, offset: u64, len: u64) -> Result {
+        if self.is_dead() {
+            self.farewell.came_back();
+            return Err(EIO);
+        }
+        if is_dying() {
+            // Nobody would wait for the answer.
+            return Err(EINTR);
+        }
         let request = Request::new(object, Ask::Read { offset, len })?;
         let slot = self.reqs.reserve()?;
         let id = loop {
@@ -363,8 +376,18 @@ impl RequestTable {
     /// (`cachefiles_flush_reqs()`).
     pub(crate) fn kill(&self) {
         self.reqs_lock.lock().dead = true;
-        self.fail_matching(Err(EIO), |_| true);
+        self.fail_matching(Err(EIO), |request| {
+            if matches!(request.ask, Ask::Read { .. }) {
+                self.farewell.expect_one();
+            }
+            true
+        });
         self.pollers.wake();
+    }
+
+    /// Waits until the readers that `kill` has failed have seen it.
+    pub(crate) fn wait_for_failed_readers(&self) {
+        self.farewell.wait();
     }
 
     fn fail_reads(&self, object: &Arc<DemandObject>) {

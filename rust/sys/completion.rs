@@ -47,9 +47,21 @@ impl Completion {
         }
     }
 
+    /// Waits for `ms` milliseconds at most, and tells whether it was completed.
+    pub(crate) fn wait_at_most(&self, ms: u32) -> bool {
+        // SAFETY: As for `wait_killable`.
+        unsafe { bindings::cfrs_wait_for_completion_ms(self.inner.get(), ms) }
+    }
+
     /// Waits, whatever happens to the task. Only for what is known to come at once.
     pub(crate) fn wait(&self) {
         // SAFETY: As for `wait_killable`.
         unsafe { bindings::wait_for_completion(self.inner.get()) }
     }
+}
+
+/// Whether the current task is being killed, so that a killable wait would end at once.
+pub(crate) fn is_dying() -> bool {
+    // SAFETY: Looks at the current task only.
+    unsafe { bindings::cfrs_is_dying() }
 }

@@ -8,6 +8,7 @@
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 #include <trace/events/fscache.h>
@@ -134,6 +135,16 @@ bool cfrs_ratelimit(void)
 	static DEFINE_RATELIMIT_STATE(state, 5 * HZ, 50);
 
 	return __ratelimit(&state);
+}
+
+bool cfrs_is_dying(void)
+{
+	return fatal_signal_pending(current);
+}
+
+bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms)
+{
+	return wait_for_completion_timeout(done, msecs_to_jiffies(ms)) > 0;
 }
 
 /*

@@ -46,6 +46,8 @@ void cfrs_poll_wait(struct file *file, struct wait_queue_head *wq,
 unsigned int cfrs_nofs_save(void);
 void cfrs_nofs_restore(unsigned int flags);
 bool cfrs_ratelimit(void);
+bool cfrs_is_dying(void);
+bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms);
 
 /* xarray */
 void cfrs_xa_init(struct xarray *xa, bool from_one);
