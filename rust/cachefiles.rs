@@ -4,7 +4,7 @@
 //!
 //! This is the crate root: the module's entry and exit, and the list of rooms. Data flows one way:
 //! `fscache` → `io`, `cache` → `ondemand` → `protocol`; the daemon comes in through `daemon`. `sys`
-//! is what they all stand on and the only room with `unsafe` in it.
+//! is what they all stand on, and the only room with code that the compiler cannot check.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]

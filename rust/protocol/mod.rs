@@ -6,7 +6,7 @@
 //! writes ([`command`], [`command_error`]), the kernel's way of reading numbers ([`number`]) and the error numbers
 //! that both sides name ([`errno`]).
 //!
-//! Never here: a kernel type, an allocation, a lock, `unsafe`, or any knowledge of what a cache
+//! Never here: a kernel type, an allocation, a lock, a raw pointer, or any knowledge of what a cache
 //! does with a command.  The kernel module and the user-space crates compile these same files, so
 //! they use nothing but `core`, and reach one another by `super::` only.
 
