@@ -33,6 +33,12 @@ impl Backing {
         Backing::mount(base, &device, "ext4", MountFlags::empty(), "")
     }
 
+    /// A fresh ext4 on a device.
+    pub fn ext4_on(base: &Path, device: &str) -> Result<Backing> {
+        run("mkfs.ext4", &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device])?;
+        Backing::mount(base, device, "ext4", MountFlags::empty(), "")
+    }
+
     /// Mounts what is on a device.
     pub fn mount(
         base: &Path,

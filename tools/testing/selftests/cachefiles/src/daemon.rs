@@ -53,6 +53,12 @@ impl Blobs {
         Blobs::default()
     }
 
+    /// These and others.
+    pub fn merged(mut self, others: Blobs) -> Blobs {
+        self.0.extend(others.0);
+        self
+    }
+
     /// One more, served well.
     pub fn with(self, key: impl AsRef<[u8]>, blob: Blob) -> Blobs {
         self.with_manner(key, blob, Manner::Serve)
@@ -184,9 +190,13 @@ impl Daemon {
 
     /// The next request left to the test.
     pub fn event(&self) -> Result<Event> {
-        match self.events.recv_timeout(SOON) {
+        self.event_within(SOON)
+    }
+
+    fn event_within(&self, within: Duration) -> Result<Event> {
+        match self.events.recv_timeout(within) {
             Ok(event) => Ok(event),
-            Err(RecvTimeoutError::Timeout) => bail!("no request came within {SOON:?}"),
+            Err(RecvTimeoutError::Timeout) => bail!("no request came within {within:?}"),
             Err(RecvTimeoutError::Disconnected) => bail!("the daemon has ended"),
         }
     }
@@ -208,7 +218,12 @@ impl Daemon {
 
     /// The next request, which must be a READ of an object whose fd is open.
     pub fn read(&self) -> Result<Read> {
-        match self.event()? {
+        self.read_within(SOON)
+    }
+
+    /// The same, but it may take this long only.
+    pub fn read_within(&self, within: Duration) -> Result<Read> {
+        match self.event_within(within)? {
             Event::Read { msg_id, object: Some(object), offset, len } => {
                 Ok(Read { msg_id, object, offset, len })
             }

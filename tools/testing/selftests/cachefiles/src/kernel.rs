@@ -168,3 +168,11 @@ pub fn drop_caches() -> Result<()> {
     rustix::fs::sync();
     fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
 }
+
+/// Has the slab allocator give back what nobody uses, so that objects can be counted.
+pub fn shrink_slabs() -> Result<()> {
+    for entry in fs::read_dir("/sys/kernel/slab")? {
+        let _ = fs::write(entry?.path().join("shrink"), "1");
+    }
+    Ok(())
+}

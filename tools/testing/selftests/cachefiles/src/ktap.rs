@@ -81,7 +81,7 @@ pub fn run_case(group: &str, case: &str) -> ExitCode {
         }
     };
     let result = (case.run)(&lab);
-    match lab.close().and(result) {
+    match result.and(lab.close()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<Skip>() => {
             println!("SKIP {error}");
@@ -94,17 +94,22 @@ pub fn run_case(group: &str, case: &str) -> ExitCode {
     }
 }
 
-/// Runs all cases of a group; with `CACHEFILES_CASE` only the one of that name.
+/// Runs all cases of a group, or those that a word `GROUP:CASE` of `CACHEFILES_CASES` names.
 pub fn run_group(name: &str) -> ExitCode {
     let Some(group) = find(name) else {
         eprintln!("no group {name}");
         return ExitCode::from(2);
     };
-    let only = env::var("CACHEFILES_CASE").unwrap_or_default();
+    let words = env::var("CACHEFILES_CASES").unwrap_or_default();
+    let only: Vec<&str> = words
+        .split_whitespace()
+        .filter_map(|word| word.split_once(':'))
+        .filter_map(|(group, case)| (group == name).then_some(case))
+        .collect();
     let cases: Vec<&Case> = group
         .cases
         .iter()
-        .filter(|case| only.is_empty() || case.name == only)
+        .filter(|case| only.is_empty() || only.contains(&case.name))
         .collect();
     println!("KTAP version 1");
     println!("1..{}", cases.len());

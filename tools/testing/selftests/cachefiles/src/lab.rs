@@ -101,6 +101,14 @@ impl Lab {
         Ok(dir.into())
     }
 
+    /// The disk that outlives a boot, and takes no memory of the guest's.
+    pub fn disk(&self) -> Result<String> {
+        match env::var("CACHEFILES_DISK") {
+            Ok(disk) if !disk.is_empty() => Ok(disk),
+            _ => Err(Skip("CACHEFILES_DISK names no disk".to_owned()).into()),
+        }
+    }
+
     /// The module loaded and a cache directory on a fresh ext4.
     pub fn cache(&self) -> Result<Cache> {
         self.cache_of(256)

@@ -18,6 +18,7 @@ mod ktap;
 mod lab;
 mod mount;
 mod raw;
+mod stage;
 mod tests;
 mod tree;
 

@@ -12,27 +12,24 @@ use std::{
     ptr,
 };
 
-/// An address in the first page, which nothing is ever mapped at.
-const BAD_ADDRESS: usize = 8;
-
 /// read(2) into memory that is not there.
 pub fn read_into_bad_address(fd: impl AsFd, len: usize) -> io::Result<usize> {
-    let buf = ptr::without_provenance_mut(BAD_ADDRESS);
-    // SAFETY: The kernel checks the address and fails with EFAULT; as nothing is mapped there, no
+    let buf = ptr::null_mut();
+    // SAFETY: Nothing is ever mapped at address 0, so that the kernel fails with EFAULT and no
     // memory of ours can be overwritten.
     result(unsafe { libc::read(fd.as_fd().as_raw_fd(), buf, len) })
 }
 
 /// write(2) from memory that is not there.
 pub fn write_from_bad_address(fd: impl AsFd, len: usize) -> io::Result<usize> {
-    let buf = ptr::without_provenance(BAD_ADDRESS);
-    // SAFETY: The kernel checks the address and fails with EFAULT; nothing is written to memory.
+    let buf = ptr::null();
+    // SAFETY: Nothing is ever mapped at address 0, and a write(2) changes no memory anyway.
     result(unsafe { libc::write(fd.as_fd().as_raw_fd(), buf, len) })
 }
 
 /// pwrite(2) from memory that is not there.
 pub fn pwrite_from_bad_address(fd: impl AsFd, len: usize, offset: i64) -> io::Result<usize> {
-    let buf = ptr::without_provenance(BAD_ADDRESS);
+    let buf = ptr::null();
     // SAFETY: As above.
     result(unsafe { libc::pwrite(fd.as_fd().as_raw_fd(), buf, len, offset) })
 }

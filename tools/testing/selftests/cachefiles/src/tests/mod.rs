@@ -4,8 +4,29 @@
 
 use crate::ktap::Group;
 
+mod anon_fd;
+mod command;
+mod cycle;
 mod device;
+mod failure;
 mod image;
+mod open_request;
+mod persistence;
+mod read_request;
+mod space;
 
 /// All groups, in the order in which they are run.
-pub const GROUPS: &[&Group] = &[&device::GROUP, &image::GROUP];
+pub const GROUPS: &[&Group] = &[
+    &persistence::FILL,
+    &persistence::READ,
+    &device::GROUP,
+    &command::GROUP,
+    &image::GROUP,
+    &open_request::GROUP,
+    &read_request::GROUP,
+    &anon_fd::GROUP,
+    &persistence::GROUP,
+    &failure::GROUP,
+    &space::GROUP,
+    &cycle::GROUP,
+];

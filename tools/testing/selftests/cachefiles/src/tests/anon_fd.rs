@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The anonymous fd: writing, seeking, its ioctl, and its life beside the object's and the
+//! device's.
+
+use crate::{
+    blob::{Aligned, pattern},
+    daemon::{Event, Manner},
+    group,
+    image::BLOCK,
+    kernel::try_unload,
+    lab::{Lab, eventually},
+    mount::Mount,
+    raw,
+    stage::{self, SIZE, Stage, expect_data, expect_error, join, read_block, read_block_here},
+};
+use anyhow::{Result, ensure};
+use cachefiles_client::{Device, Errno, ObjectFd, SeekFrom};
+use std::{sync::Arc, thread, time::Duration};
+
+group!("anon_fd":
+    write_before_answer,
+    writes_move_the_position,
+    seeks_data_and_holes,
+    takes_one_ioctl,
+    cannot_be_read,
+    bad_address,
+    outlives_the_object,
+    outlives_the_device,
+    writes_race_with_unmount,
+    unaligned_buffer,
+    large_write,
+);
+
+/// Bytes of the blob, where direct I/O takes them.
+fn bytes(offset: u64, len: u64) -> Aligned {
+    let mut bytes = Aligned::new(len as usize);
+    pattern(stage::SEED, offset, &mut bytes);
+    bytes
+}
+
+/// The fd of the blob, which is opened.
+fn opened(stage: &Stage) -> Result<Arc<ObjectFd>> {
+    let reader = read_block(&stage.file(), 60);
+    let read = stage.daemon.read()?;
+    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(reader)?, 60)?;
+    Ok(read.object)
+}
+
+/// Before the OPEN is answered there is no cache file to write to: ENOBUFS, and no harm.
+fn write_before_answer(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = cache.serve(stage::blobs(Manner::Manual))?;
+    let mount = Mount::new(lab.base(), "meta")?;
+    let open = daemon.open()?;
+    expect_error(open.object.write_at(&bytes(0, BLOCK), 0), Errno::NOBUFS, "an early write")?;
+    expect_error(open.object.seek(SeekFrom::Data(0)), Errno::NOBUFS, "an early seek")?;
+    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    let reader = read_block(&mount.path("file"), 0);
+    let read = daemon.read()?;
+    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(reader)?, 0)
+}
+
+/// Several write() calls in a row go one behind the other.
+fn writes_move_the_position(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    for block in 0..4_u64 {
+        let wrote = fd.write(&bytes(block * BLOCK, BLOCK))?;
+        ensure!(wrote == BLOCK as usize, "{wrote} bytes written");
+    }
+    let position = rustix::fs::seek(&*fd, rustix::fs::SeekFrom::Current(0));
+    if lab.is_peer() {
+        // C seeks in the cache file, whose position nobody moves.
+        println!("C tells the position of the cache file: {position:?}");
+    } else {
+        ensure!(position == Ok(4 * BLOCK), "the position is {position:?}");
+    }
+    for block in 0..4 {
+        expect_data(read_block_here(&stage.file(), block), block)?;
+    }
+    ensure!(stage.daemon.is_quiet(Duration::from_millis(50)), "a READ for what was written");
+    Ok(())
+}
+
+/// SEEK_DATA and SEEK_HOLE tell what is cached.
+fn seeks_data_and_holes(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    fd.write_all_at(&bytes(8 * BLOCK, 2 * BLOCK), 8 * BLOCK)?;
+    ensure!(fd.seek(SeekFrom::Data(0))? == 8 * BLOCK, "the first data");
+    ensure!(fd.seek(SeekFrom::Hole(8 * BLOCK))? == 10 * BLOCK, "the hole behind them");
+    ensure!(fd.seek(SeekFrom::Hole(0))? == 0, "the hole at the start");
+    ensure!(fd.seek(SeekFrom::Data(10 * BLOCK))? == 60 * BLOCK, "the next data");
+    expect_error(fd.seek(SeekFrom::Data(61 * BLOCK)), Errno::NXIO, "no data behind")?;
+    expect_error(fd.seek(SeekFrom::Data(SIZE)), Errno::NXIO, "data at the end")?;
+    Ok(())
+}
+
+fn takes_one_ioctl(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    // FIONBIO and the like are the VFS's; these come to the driver.
+    for request in [0x4004_9800, 0x4004_9802, 0x8004_9801, 0x9801] {
+        let got = raw::ioctl(&*fd, request, 0);
+        expect_error(got, Errno::INVAL, &format!("ioctl {request:#x}"))?;
+    }
+    expect_error(fd.complete_read(12345), Errno::INVAL, "an unknown id")?;
+    Ok(())
+}
+
+fn cannot_be_read(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    let got = rustix::io::read(&*fd, &mut [0; 16][..]);
+    ensure!(got == Err(Errno::BADF), "reading gave {got:?}");
+    Ok(())
+}
+
+/// A write from a bad address fails and caches nothing.
+fn bad_address(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    let got = raw::pwrite_from_bad_address(&*fd, 2 * BLOCK as usize, 0);
+    expect_error(got, Errno::FAULT, "writing from a bad address")?;
+    let reader = read_block(&stage.file(), 0);
+    let read = stage.daemon.read()?;
+    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(reader)?, 0)
+}
+
+/// After the unmount the fd takes nothing more, and does no harm (CVE-2024-56549).
+fn outlives_the_object(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = cache.serve(stage::blobs(Manner::Manual))?;
+    let mut mount = Mount::new(lab.base(), "meta")?;
+    let open = daemon.open()?;
+    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    let reader = read_block(&mount.path("file"), 0);
+    let read = daemon.read()?;
+    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(reader)?, 0)?;
+    mount.unmount()?;
+    match daemon.event()? {
+        Event::Close { object_id } => ensure!(object_id == open.object_id, "a CLOSE of another"),
+        other => anyhow::bail!("expected a CLOSE, got {other:?}"),
+    }
+    eventually("the object is gone", || open.object.write_at(&bytes(0, BLOCK), 0).is_err())?;
+    expect_error(open.object.write_at(&bytes(0, BLOCK), 0), Errno::NOBUFS, "a late write")?;
+    expect_error(open.object.seek(SeekFrom::Data(0)), Errno::NOBUFS, "a late seek")?;
+    expect_error(open.object.complete_read(read.msg_id), Errno::INVAL, "a late answer")?;
+    Ok(())
+}
+
+/// The device can be closed before the anonymous fds: until they go too, the module is in use
+/// and there is no second opener.
+fn outlives_the_device(lab: &Lab) -> Result<()> {
+    let mut stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    stage.daemon.stop()?;
+    ensure!(try_unload() == Err(Errno::WOULDBLOCK), "unloaded under an anonymous fd");
+    expect_error(Device::open(), Errno::BUSY, "opening the device while an anonymous fd is left")?;
+    // The cache is dead; what it does with this is its own affair, so long as it does it.
+    let _ = fd.write_at(&bytes(0, BLOCK), 0);
+    let _ = fd.seek(SeekFrom::Data(0));
+    let _ = fd.complete_read(1);
+    stage.mount.unmount()?;
+    drop(fd);
+    eventually("the device is free", || Device::open().is_ok())
+}
+
+/// Writes and seeks in one thread, unmount and mount in another.
+fn writes_race_with_unmount(lab: &Lab) -> Result<()> {
+    for round in 0..10 {
+        let mut stage = Stage::new(lab, Manner::ManualReads)?;
+        let fd = opened(&stage)?;
+        let writer = thread::spawn(move || {
+            let mut good = 0_u32;
+            for at in 0..400_u64 {
+                let block = at % 32;
+                if fd.write_at(&bytes(block * BLOCK, BLOCK), block * BLOCK).is_ok() {
+                    good += 1;
+                }
+                let _ = fd.seek(SeekFrom::Data(0));
+            }
+            good
+        });
+        thread::sleep(Duration::from_millis(round));
+        stage.mount.unmount()?;
+        ensure!(writer.join().is_ok(), "the writer panicked");
+    }
+    Ok(())
+}
+
+/// A buffer that direct I/O does not take is the daemon's usual mistake.
+fn unaligned_buffer(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    let mut buffer = Aligned::new(2 * BLOCK as usize);
+    pattern(stage::SEED, 4 * BLOCK, &mut buffer[3..3 + BLOCK as usize]);
+    let wrote = fd.write_at(&buffer[3..3 + BLOCK as usize], 4 * BLOCK);
+    if lab.is_peer() {
+        // C hands the buffer to direct I/O as it is.
+        println!("C with a buffer at an odd address: {wrote:?}");
+        if wrote.is_err() {
+            return expect_error(wrote, Errno::INVAL, "a buffer at an odd address");
+        }
+    } else {
+        ensure!(wrote? == BLOCK as usize, "not all was taken");
+    }
+    expect_data(read_block_here(&stage.file(), 4), 4)
+}
+
+/// The whole blob in one write.
+fn large_write(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    let wrote = fd.write_at(&bytes(0, SIZE), 0)?;
+    ensure!(wrote as u64 == SIZE, "{wrote} of {SIZE} bytes");
+    stage::expect_file(&stage.file())?;
+    ensure!(stage.daemon.is_quiet(Duration::from_millis(50)), "a READ for what was written");
+    Ok(())
+}

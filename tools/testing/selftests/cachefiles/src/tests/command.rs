@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Commands: every bad one gets C's error number, and from our module a line in the log that
+//! names what is wrong; the good ones work in every order that C allows.
+
+use crate::{
+    backing::{Backing, ram_disk},
+    daemon::Blobs,
+    group,
+    kernel::{Kmsg, Module, run},
+    lab::Lab,
+    raw::{self, errno},
+    stage::expect_error,
+};
+use anyhow::{Result, ensure};
+use cachefiles_client::{CacheConfig, Device, Errno};
+use rustix::mount::MountFlags;
+
+group!("command":
+    bad_before_bind,
+    bad_after_bind,
+    too_long,
+    bad_address,
+    bad_directories,
+    refused_without_xattrs,
+    refused_read_only,
+    limits_are_kept_in_order,
+    newline_ends_a_command,
+    bind_again_after_a_failure,
+);
+
+const OK: i32 = 0;
+const INVAL: i32 = Errno::INVAL.raw_os_error();
+const NOTSUP: i32 = Errno::OPNOTSUPP.raw_os_error();
+const EXIST: i32 = Errno::EXIST.raw_os_error();
+const BUSY: i32 = Errno::BUSY.raw_os_error();
+const IO: i32 = Errno::IO.raw_os_error();
+const RANGE: i32 = Errno::RANGE.raw_os_error();
+const NOENT: i32 = Errno::NOENT.raw_os_error();
+
+/// A command, its error number, and a word of our message.
+type Row = (&'static str, i32, &'static str);
+
+const BEFORE_BIND: &[Row] = &[
+    ("", NOTSUP, "empty"),
+    ("\n", INVAL, "newline"),
+    ("\ndir /x", INVAL, "newline"),
+    (" dir /x", NOTSUP, "white space"),
+    ("nonsense", NOTSUP, "nonsense"),
+    ("Dir /x", NOTSUP, "Dir"),
+    ("dirr /x", NOTSUP, "dirr"),
+    ("dir\0 /x", INVAL, "NUL"),
+    ("dir /x\0", INVAL, "NUL"),
+    ("dir", INVAL, "dir"),
+    ("dir ", INVAL, "dir"),
+    ("tag", INVAL, "tag"),
+    ("secctx", INVAL, "secctx"),
+    ("brun", INVAL, "brun"),
+    ("brun 7", INVAL, "brun"),
+    ("brun 7%%", INVAL, "brun"),
+    ("brun 7% ", INVAL, "brun"),
+    ("brun x%", INVAL, "brun"),
+    ("brun -1%", INVAL, "brun"),
+    ("brun 5%", INVAL, "brun"),
+    ("brun 100%", INVAL, "brun"),
+    ("bcull 1%", INVAL, "bcull"),
+    ("bcull 7%", INVAL, "bcull"),
+    ("bstop 5%", INVAL, "bstop"),
+    ("frun 5%", INVAL, "frun"),
+    ("frun 100%", INVAL, "frun"),
+    ("fcull 1%", INVAL, "fcull"),
+    ("fcull 7%", INVAL, "fcull"),
+    ("fstop 5%", INVAL, "fstop"),
+    ("debug x", INVAL, "debug"),
+    ("debug 1x", INVAL, "debug"),
+    ("cull a/b", INVAL, "cull"),
+    ("cull a", IO, "cull"),
+    ("inuse a/b", INVAL, "inuse"),
+    ("inuse a", IO, "inuse"),
+    ("copen 1,1", NOTSUP, "copen"),
+    ("copen", NOTSUP, "copen"),
+    ("restore", NOTSUP, "restore"),
+    ("bind", INVAL, "bind"),
+    ("bind ondemand", INVAL, "bind"),
+];
+
+const AFTER_BIND: &[Row] = &[
+    ("bind", BUSY, "bind"),
+    ("bind ondemand", BUSY, "bind"),
+    ("dir /x", EXIST, "dir"),
+    ("tag x", EXIST, "tag"),
+    ("copen", INVAL, "copen"),
+    ("copen 1", INVAL, "copen"),
+    ("copen ,", INVAL, "copen"),
+    ("copen ,1", INVAL, "copen"),
+    ("copen x,1", INVAL, "copen"),
+    ("copen -1,1", INVAL, "copen"),
+    ("copen 1,1", INVAL, "copen"),
+    ("copen 99999999999999999999,1", RANGE, "copen"),
+    ("copen 4294967296,1", INVAL, "copen"),
+    ("cull a/b", INVAL, "cull"),
+    ("inuse a/b", INVAL, "inuse"),
+    ("brun 100%", INVAL, "brun"),
+    ("nonsense", NOTSUP, "nonsense"),
+    ("restore", OK, ""),
+    ("brun 20%", OK, ""),
+];
+
+/// Gives each command and compares what it got; all that is wrong is told at once.
+fn check(lab: &Lab, device: &Device, rows: &[Row]) -> Result<()> {
+    let mut wrong = Vec::new();
+    for (line, want, word) in rows {
+        let log = Kmsg::from_now()?;
+        let got = match device.command(line.as_bytes()) {
+            Ok(()) => 0,
+            Err(error) => errno(&error).map_or(-1, Errno::raw_os_error),
+        };
+        if got != *want {
+            wrong.push(format!("{line:?} gave {got}, not {want}"));
+        }
+        let said = log.lines()?;
+        // C has a message for some of its refusals only.
+        let named = lab.is_peer()
+            || *want == 0
+            || said.iter().any(|text| text.contains("cachefiles") && text.contains(word));
+        if !named {
+            wrong.push(format!("{line:?}: no message with {word:?} in the log, only {said:?}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+fn bad_before_bind(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    let device = Device::open()?;
+    check(lab, &device, BEFORE_BIND)?;
+    // None of these has changed anything.
+    for line in ["dir /a", "tag t", "brun 6%", "frun 6%"] {
+        device.command(line.as_bytes())?;
+    }
+    check(lab, &device, &[("dir /b", EXIST, "dir"), ("tag u", EXIST, "tag")])?;
+    // What is no mode is found only once there is a directory.
+    check(lab, &device, &[("bind x", INVAL, "bind"), ("bind ondemandx", INVAL, "bind")])?;
+    // Without a security module any context is taken, but only one.
+    check(lab, &device, &[("secctx u:r:t", OK, "secctx"), ("secctx u:r:t", INVAL, "secctx")])
+}
+
+fn bad_after_bind(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = cache.serve(Blobs::new())?;
+    check(lab, daemon.device()?, AFTER_BIND)?;
+    std::env::set_current_dir(cache.dir().join("cache"))?;
+    let rows = [("cull nothing", NOENT, "cull"), ("inuse nothing", NOENT, "inuse")];
+    let result = check(lab, daemon.device()?, &rows);
+    std::env::set_current_dir("/")?;
+    result
+}
+
+/// One page less one byte is taken, one more is too long.
+fn too_long(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    let device = Device::open()?;
+    let log = Kmsg::from_now()?;
+    for len in [4096, 5000, 1 << 20] {
+        let line = vec![b'a'; len];
+        expect_error(device.command(&line), Errno::OPNOTSUPP, &format!("{len} bytes"))?;
+    }
+    let said = log.lines()?;
+    let named = said.iter().any(|text| text.contains("cachefiles") && text.contains("4096 bytes"));
+    ensure!(lab.is_peer() || named, "no message about the length: {said:?}");
+    let mut longest = b"dir /".to_vec();
+    longest.resize(4095, b'x');
+    device.command(&longest)?;
+    expect_error(device.bind_ondemand(), Errno::NAMETOOLONG, "bind to a name too long")
+}
+
+fn bad_address(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    let device = Device::open()?;
+    expect_error(raw::write_from_bad_address(&device, 10), Errno::FAULT, "a bad address")?;
+    device.command(b"dir /tmp")?;
+    Ok(())
+}
+
+fn bind(dir: &str) -> std::io::Result<()> {
+    let device = Device::open()?;
+    device.configure(&CacheConfig::new(dir))?;
+    device.bind_ondemand()
+}
+
+fn bad_directories(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    expect_error(bind("/nothing/here"), Errno::NOENT, "no directory")?;
+    expect_error(bind("/etc/passwd"), Errno::NOTDIR, "a file")?;
+    // proc cannot make directories.
+    expect_error(bind("/proc/sys"), Errno::OPNOTSUPP, "proc")
+}
+
+/// A file system without extended attributes is refused, and our log says why.
+fn refused_without_xattrs(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    let ram = ram_disk(1)?;
+    // VFAT has neither extended attributes nor temporary files, a ramfs lacks only the first.
+    run("busybox", &["mkdosfs", &ram, "16384"])?;
+    for (device, kind) in [("ramfs", "ramfs"), (ram.as_str(), "vfat")] {
+        let fs = Backing::mount(lab.base(), device, kind, MountFlags::empty(), "")?;
+        let log = Kmsg::from_now()?;
+        expect_error(bind(&fs.dir().to_string_lossy()), Errno::OPNOTSUPP, kind)?;
+        let said = log.lines()?.join("\n");
+        let why = said.contains("attribute") || said.contains("xattr") || said.contains("temporary");
+        ensure!(lab.is_peer() || why, "{kind}: the log does not say why: {said}");
+    }
+    Ok(())
+}
+
+fn refused_read_only(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    let ram = ram_disk(1)?;
+    run("mkfs.ext4", &["-q", "-F", &ram, "16M"])?;
+    let fs = Backing::mount(lab.base(), &ram, "ext4", MountFlags::RDONLY, "")?;
+    let log = Kmsg::from_now()?;
+    expect_error(bind(&fs.dir().to_string_lossy()), Errno::ROFS, "a read-only file system")?;
+    let said = log.lines()?.join("\n");
+    ensure!(lab.is_peer() || said.contains("read-only"), "the log does not say why: {said}");
+    Ok(())
+}
+
+/// 0 <= stop < cull < run < 100 is kept at every step.
+fn limits_are_kept_in_order(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let device = Device::open()?;
+    let good = ["brun 99%", "bcull 98%", "bstop 97%", "bstop 0%", "bcull 1%", "brun 2%", "debug 0"];
+    for line in good {
+        device.command(line.as_bytes())?;
+    }
+    check(lab, &device, &[("brun 1%", INVAL, "brun"), ("bcull 0%", INVAL, "bcull")])?;
+    check(lab, &device, &[("bcull 2%", INVAL, "bcull"), ("bstop 1%", INVAL, "bstop")])?;
+    device.configure(&CacheConfig::new(cache.dir()))?;
+    device.bind_ondemand()?;
+    Ok(())
+}
+
+/// A newline ends the command, whatever follows it.
+fn newline_ends_a_command(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let device = Device::open()?;
+    let dir = cache.dir().to_string_lossy();
+    device.command(format!("dir \t  {dir}\nnonsense").as_bytes())?;
+    device.command(b"tag mine\n")?;
+    let log = Kmsg::from_now()?;
+    device.command(b"bind ondemand\n")?;
+    let said = log.lines()?.join("\n");
+    ensure!(said.contains("mine"), "the cache's tag is not in the log: {said}");
+    Ok(())
+}
+
+/// A bind that failed can be tried again in the same session.
+fn bind_again_after_a_failure(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let device = Device::open()?;
+    let dir = cache.dir().join("later");
+    device.configure(&CacheConfig::new(&dir))?;
+    expect_error(device.bind_ondemand(), Errno::NOENT, "bind before the directory is there")?;
+    std::fs::create_dir(&dir)?;
+    device.bind_ondemand()?;
+    ensure!(dir.join("cache").is_dir() && dir.join("graveyard").is_dir(), "no cache in {dir:?}");
+    Ok(())
+}

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Daemons that are not there, die or hang: everybody gets an error soon, and everything can be
+//! undone.
+
+use crate::{
+    daemon::{Blobs, Manner},
+    group,
+    helper::{Helper, errno_name},
+    kernel::Module,
+    lab::{Cache, Lab, eventually},
+    mount::{Mount, try_mount},
+    stage::{self, Stage, expect_data, join, read_block, read_block_here},
+    tree,
+};
+use anyhow::{Context, Result, ensure};
+use cachefiles_client::{Device, Errno};
+use std::time::{Duration, Instant};
+
+group!("failure":
+    mount_without_daemon,
+    mount_after_daemon,
+    daemon_killed_under_readers,
+    daemon_killed_before_open_is_answered,
+    reader_killed_while_it_waits,
+    mount_killed_while_it_waits,
+    unmount_while_daemon_hangs,
+    device_closed_without_unmount,
+    next_daemon_serves_again,
+    unknown_blob,
+);
+
+/// What is to happen at once must happen within this time.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// With no cache, and then with the device open but nothing bound, a mount fails at once.
+fn mount_without_daemon(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    for open in [false, true] {
+        let _device = if open { Some(Device::open()?) } else { None };
+        let start = Instant::now();
+        let got = try_mount(lab.base(), b"nothing", b"");
+        ensure!(got.is_err(), "mounted from nothing");
+        ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
+    }
+    Ok(())
+}
+
+/// The same after a daemon has come and gone.
+fn mount_after_daemon(lab: &Lab) -> Result<()> {
+    let mut stage = Stage::new(lab, Manner::Serve)?;
+    expect_data(read_block_here(&stage.file(), 0), 0)?;
+    stage.mount.unmount()?;
+    stage.daemon.stop()?;
+    let start = Instant::now();
+    ensure!(try_mount(lab.base(), b"meta", b"").is_err(), "mounted without a daemon");
+    ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
+    Ok(())
+}
+
+/// A daemon in a process of its own, and the chunked image mounted.
+fn foreign(lab: &Lab, manner: &str) -> Result<(Cache, Helper, Mount)> {
+    let images = lab.images()?;
+    let kind = tree::kind("chunked")?;
+    let cache = lab.cache()?;
+    let (dir, images) = (cache.dir().to_string_lossy(), images.to_string_lossy());
+    let daemon = Helper::start(&["daemon", &dir, &images, kind.name, manner])?.ready()?;
+    let mount = Mount::with(lab.base(), kind.name, &tree::options(kind))?;
+    Ok((cache, daemon, mount))
+}
+
+/// SIGKILL to the daemon while 16 processes wait: each gets EIO within a second, and then the
+/// image can be unmounted and the module unloaded.
+fn daemon_killed_under_readers(lab: &Lab) -> Result<()> {
+    const READERS: usize = 16;
+    let (mut cache, mut daemon, mut mount) = foreign(lab, "ignore-blob")?;
+    let file = mount.path("a/b/c/big");
+    let readers = (0..READERS)
+        .map(|number| {
+            let offset = (number * 256 * 1024).to_string();
+            Helper::start(&["read", &file.to_string_lossy(), &offset, "4096"])?.ready()
+        })
+        .collect::<Result<Vec<_>>>()?;
+    for _ in 0..READERS {
+        let line = daemon.line()?;
+        ensure!(line.starts_with("Read"), "the daemon said {line:?}");
+    }
+    daemon.kill()?;
+    let start = Instant::now();
+    for reader in readers {
+        let left = AT_ONCE.saturating_sub(start.elapsed());
+        let said = reader.finish(left).context("a reader after the daemon was killed")?;
+        // The page cache tries once more when a read fails.  By then the object may have been
+        // withdrawn, and fscache itself, not the module, says ENOBUFS.
+        let errors = [Errno::IO, Errno::NOBUFS].map(errno_name);
+        ensure!(errors.contains(&said), "a reader got {said}, not EIO");
+    }
+    println!("all readers had their EIO after {:?}", start.elapsed());
+    drop(daemon);
+    mount.unmount()?;
+    cache.module.unload()?;
+    cache.fs.unmount()
+}
+
+/// The same while a mount waits for its OPEN.
+fn daemon_killed_before_open_is_answered(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let mut daemon = cache.serve(stage::blobs_named("other", "blob", Manner::Serve)
+        .with_manner("meta", crate::blob::Blob::Bytes(vec![].into()), Manner::Manual))?;
+    let mount = Mount::in_background(lab.base(), "meta");
+    drop(daemon.open()?);
+    let start = Instant::now();
+    daemon.stop()?;
+    let got = mount.join().ok().context("the mounting thread panicked")?;
+    ensure!(got.is_err(), "mounted without a daemon");
+    ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
+    Ok(())
+}
+
+/// SIGKILL ends a reader whose READ nobody answers.
+fn reader_killed_while_it_waits(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let file = stage.file();
+    let mut reader = Helper::start(&["read", &file.to_string_lossy(), "0", "4096"])?.ready()?;
+    let read = stage.daemon.read()?;
+    let start = Instant::now();
+    reader.kill()?;
+    reader.finish(AT_ONCE).context("a killed reader")?;
+    ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
+    // Its READ is gone, or is answered to nobody.
+    let _ = read.object.complete_read(read.msg_id);
+    drop(read);
+    let other = read_block(&stage.file(), 40);
+    let read = stage.daemon.read()?;
+    read.object.write_all_at(&aligned(40), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(other)?, 40)
+}
+
+fn aligned(block: u32) -> crate::blob::Aligned {
+    let want = stage::want(block);
+    let mut bytes = crate::blob::Aligned::new(want.len());
+    bytes.copy_from_slice(&want);
+    bytes
+}
+
+/// A mount whose READ of the superblock nobody answers can be killed.
+fn mount_killed_while_it_waits(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let blobs = stage::blobs_named("other", "blob", Manner::Serve);
+    let image = crate::blob::Blob::Pattern { seed: 1, size: 1 << 20 };
+    let daemon = cache.serve(blobs.with_manner("meta", image, Manner::ManualReads))?;
+    let mut mount = std::process::Command::new("mount")
+        .args(["-t", "erofs", "-o", "fsid=meta", "none", "/mnt"])
+        .spawn()?;
+    let read = daemon.read()?;
+    let start = Instant::now();
+    mount.kill()?;
+    eventually("the killed mount ends", || matches!(mount.try_wait(), Ok(Some(_))))?;
+    ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
+    drop(read);
+    let mount = Mount::new(lab.base(), "other")?;
+    expect_data(read_block_here(&mount.path("file"), 1), 1)
+}
+
+/// A daemon that answers nothing any more does not keep an image mounted.
+fn unmount_while_daemon_hangs(lab: &Lab) -> Result<()> {
+    let mut stage = Stage::new(lab, Manner::ManualReads)?;
+    let file = stage.file();
+    let mut reader = Helper::start(&["read", &file.to_string_lossy(), "0", "4096"])?.ready()?;
+    let read = stage.daemon.read()?;
+    reader.kill()?;
+    reader.finish(AT_ONCE).context("a killed reader")?;
+    stage.mount.unmount()?;
+    drop(read);
+    Ok(())
+}
+
+/// The daemon goes with the image still mounted: reading fails, unmounting works.
+fn device_closed_without_unmount(lab: &Lab) -> Result<()> {
+    let mut stage = Stage::new(lab, Manner::Serve)?;
+    expect_data(read_block_here(&stage.file(), 0), 0)?;
+    stage.daemon.stop()?;
+    expect_data(read_block_here(&stage.file(), 0), 0).context("from the page cache")?;
+    let start = Instant::now();
+    let got = read_block_here(&stage.file(), 1);
+    ensure!(got.is_err(), "a block that nobody has sent was read");
+    ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
+    stage.mount.unmount()
+}
+
+/// After a daemon has gone with an image mounted, the next one serves the same cache.
+fn next_daemon_serves_again(lab: &Lab) -> Result<()> {
+    let mut stage = Stage::new(lab, Manner::Serve)?;
+    for block in [0, 9] {
+        expect_data(read_block_here(&stage.file(), block), block)?;
+    }
+    for _ in 0..3 {
+        stage.daemon.stop()?;
+        ensure!(read_block_here(&stage.file(), 33).is_err(), "read without a daemon");
+        stage.mount.unmount()?;
+        stage.daemon = stage.cache.serve(stage::blobs(Manner::Serve))?;
+        stage.mount = Mount::new(lab.base(), "meta")?;
+        let before = stage.daemon.reads();
+        expect_data(read_block_here(&stage.file(), 9), 9)?;
+        let reads = stage.daemon.reads() - before;
+        ensure!(reads == 0, "{reads} READs for what an earlier daemon has fetched");
+    }
+    stage::expect_file(&stage.file())
+}
+
+/// A blob that the daemon does not know: the image is mounted, its file gives an error.
+fn unknown_blob(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let image = crate::image::Image::new().device("blob").file("file", 0, [(1, 0)]).build();
+    let refused = crate::blob::Blob::Bytes(vec![].into());
+    let manner = Manner::RefuseOpen(Errno::NOENT);
+    let blobs = Blobs::new().with("meta", image).with_manner("blob", refused, manner);
+    let daemon = cache.serve(blobs)?;
+    let mount = Mount::new(lab.base(), "meta")?;
+    eventually("the blob's OPEN", || daemon.opens() == 2)?;
+    let got = read_block_here(&mount.path("file"), 0);
+    ensure!(got.is_err(), "read from a blob that nobody has");
+    Ok(())
+}
