@@ -43,7 +43,7 @@ impl Cache {
     }
 
     fn find_victim(&self, dir: &Dentry, name: &[u8]) -> Result<Dentry> {
-        let locked = dir.lock().ok_or(ENOTDIR)?;
+        let locked = dir.lock(&self.disk.mnt)?;
         let victim = locked.find(name).map_err(|error| match error {
             ENOENT => ESTALE,
             EIO => {

@@ -29,7 +29,7 @@ impl Directory {
     /// (`cachefiles_get_directory()`). `EBUSY` if another cache uses it.
     pub(crate) fn open(disk: &Disk, parent: &Dentry, name: &[u8]) -> Result<(Self, bool)> {
         let shown = core::str::from_utf8(name).unwrap_or("(not UTF-8)");
-        let locked = parent.lock().ok_or(ENOTDIR)?;
+        let locked = parent.lock(&disk.mnt)?;
         let mut is_new = false;
         let dentry = loop {
             let found = inject::read().and_then(|()| locked.find(name));
@@ -43,7 +43,7 @@ impl Directory {
             }
             disk.has_room(1, 0, Need::Create)
                 .and_then(|()| inject::write())
-                .and_then(|()| locked.mkdir(&disk.mnt, &found, 0o700))
+                .and_then(|()| locked.mkdir(&found, 0o700))
                 .inspect_err(|error| {
                     log::error!("mkdir {} failed with error {}", shown, error.to_errno())
                 })?;
@@ -81,13 +81,13 @@ impl Directory {
 /// is the disk's.
 pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &Dentry) -> Result {
     {
-        let locked = dir.lock().ok_or(ENOTDIR)?;
+        let locked = dir.lock(&disk.mnt)?;
         if !locked.holds(victim) {
             return Err(ESTALE);
         }
         if !victim.is_dir() {
             return inject::remove()
-                .and_then(|()| locked.unlink(&disk.mnt, victim))
+                .and_then(|()| locked.unlink(victim))
                 .inspect_err(|error| {
                     if *error == EIO {
                         disk.io_error(format_args!("Unlink failed"));

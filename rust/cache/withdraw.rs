@@ -42,9 +42,9 @@ fn delete(object: &Object, open: &CacheFile) -> Result {
     let disk = &object.cache().disk;
     let dentry = open.file.dentry().ok_or(ENOENT)?;
     let fan = object.volume.fan(object.cookie.hash())?.dentry();
-    let locked = fan.lock().ok_or(ENOTDIR)?;
+    let locked = fan.lock(&disk.mnt)?;
     inject::remove()
-        .and_then(|()| locked.unlink(&disk.mnt, &dentry))
+        .and_then(|()| locked.unlink(&dentry))
         .inspect_err(|&error| {
             if error == EIO {
                 disk.io_error(format_args!("Unlink failed"));
@@ -75,7 +75,7 @@ fn commit(object: &Object, open: &mut CacheFile) -> Result {
 fn name(object: &Object, open: &CacheFile) -> Result {
     let disk = &object.cache().disk;
     let fan = object.volume.fan(object.cookie.hash())?.dentry();
-    let locked = fan.lock().ok_or(ENOTDIR)?;
+    let locked = fan.lock(&disk.mnt)?;
     let find = || inject::read().and_then(|()| locked.find(&object.name));
     let mut dentry = find()?;
     if let Some(inode) = dentry.inode() {
@@ -83,7 +83,7 @@ fn name(object: &Object, open: &CacheFile) -> Result {
             return Ok(());
         }
         inject::remove()
-            .and_then(|()| locked.unlink(&disk.mnt, &dentry))
+            .and_then(|()| locked.unlink(&dentry))
             .inspect_err(|&error| {
                 if error == EIO {
                     disk.io_error(format_args!("Unlink failed"));

@@ -7,10 +7,10 @@
 use super::bindings;
 use super::file::File;
 use super::inode::Inode;
-use super::mount::Mount;
+use super::mount::{Mount, WriteAccess};
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use kernel::error::{from_err_ptr, to_result, Error, Result};
+use kernel::error::{code::ENOTDIR, from_err_ptr, to_result, Error, Result};
 use kernel::str::CStr;
 
 /// A counted reference to a `struct dentry`, positive or negative.
@@ -122,18 +122,17 @@ impl Dentry {
         }
     }
 
-    /// Locks the directory for changes of its entries. `None` if it is not a directory.
-    pub(crate) fn lock(&self) -> Option<LockedDir<'_>> {
-        let inode = if self.is_dir() {
-            self.inode()?
-        } else {
-            return None;
-        };
+    /// Locks the directory for changes of its entries, through the mount `mnt`. `ENOTDIR` if it is
+    /// none.
+    pub(crate) fn lock<'a>(&'a self, mnt: &'a Mount) -> Result<LockedDir<'a>> {
+        let inode = self.inode().filter(|_| self.is_dir()).ok_or(ENOTDIR)?;
+        let access = WriteAccess::new(mnt)?;
         // SAFETY: The inode is valid; the guard unlocks it.
         unsafe { bindings::cfrs_inode_lock_parent(inode.as_ptr()) };
-        Some(LockedDir {
+        Ok(LockedDir {
             dir: self,
             inode,
+            access,
             _task: PhantomData,
         })
     }
@@ -220,6 +219,8 @@ impl Drop for Dentry {
 pub(crate) struct LockedDir<'a> {
     dir: &'a Dentry,
     inode: Inode,
+    // Given back after the unlock, which is our own drop.
+    access: WriteAccess<'a>,
     // Not `Send`: a lock is dropped by the task that took it.
     _task: PhantomData<*const ()>,
 }
@@ -239,10 +240,10 @@ impl LockedDir<'_> {
     }
 
     /// Makes the negative `child` a directory.
-    pub(crate) fn mkdir(&self, mnt: &Mount, child: &Dentry, mode: u16) -> Result {
+    pub(crate) fn mkdir(&self, child: &Dentry, mode: u16) -> Result {
         // SAFETY: The directory is locked and `child` was looked up in it under this lock.
         to_result(unsafe {
-            bindings::cfrs_mkdir(mnt.as_ptr(), self.dir.as_ptr(), child.as_ptr(), mode)
+            bindings::cfrs_mkdir(self.access.mount().as_ptr(), self.dir.as_ptr(), child.as_ptr(), mode)
         })
     }
 
@@ -253,12 +254,12 @@ impl LockedDir<'_> {
     }
 
     /// Removes the file `victim`.
-    pub(crate) fn unlink(&self, mnt: &Mount, victim: &Dentry) -> Result {
+    pub(crate) fn unlink(&self, victim: &Dentry) -> Result {
         // An extra reference keeps the dentry from being made negative under an open file.
         let victim = victim.clone();
         // SAFETY: The directory is locked; the VFS checks that `victim` lies in it.
         to_result(unsafe {
-            bindings::cfrs_unlink(mnt.as_ptr(), self.dir.as_ptr(), victim.as_ptr())
+            bindings::cfrs_unlink(self.access.mount().as_ptr(), self.dir.as_ptr(), victim.as_ptr())
         })
     }
 

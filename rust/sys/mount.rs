@@ -124,6 +124,31 @@ impl Mount {
     }
 }
 
+/// The right to change the file system behind a mount: it is neither read-only nor frozen while
+/// this lives. Taken before any lock of an inode.
+pub(crate) struct WriteAccess<'a>(&'a Mount);
+
+impl<'a> WriteAccess<'a> {
+    /// Waits while the file system is frozen; `EROFS` if it is read-only.
+    pub(crate) fn new(mnt: &'a Mount) -> Result<Self> {
+        // SAFETY: The mount is valid; the guard gives the access back.
+        to_result(unsafe { bindings::cfrs_want_write(mnt.as_ptr()) })?;
+        Ok(WriteAccess(mnt))
+    }
+
+    /// The mount.
+    pub(super) fn mount(&self) -> &Mount {
+        self.0
+    }
+}
+
+impl Drop for WriteAccess<'_> {
+    fn drop(&mut self) {
+        // SAFETY: Taken by `new`.
+        unsafe { bindings::cfrs_drop_write(self.0.as_ptr()) }
+    }
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         // SAFETY: One reference is ours by the type invariant.

@@ -410,10 +410,16 @@ int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
 	struct renamedata rd;
 	int ret;
 
+	ret = mnt_want_write(mnt);
+	if (ret < 0) {
+		*why = "the file system cannot be written";
+		return ret;
+	}
 	trap = lock_rename(to_dir, from_dir);
 	if (IS_ERR(trap)) {
 		*why = "the directories cannot be locked";
-		return PTR_ERR(trap);
+		ret = PTR_ERR(trap);
+		goto drop_write;
 	}
 
 	if (victim->d_parent != from_dir || IS_DEADDIR(d_inode(victim))) {
@@ -471,6 +477,8 @@ put:
 	dput(grave);
 unlock:
 	unlock_rename(to_dir, from_dir);
+drop_write:
+	mnt_drop_write(mnt);
 	return ret;
 }
 
@@ -491,6 +499,16 @@ ssize_t cfrs_get_xattr(struct dentry *dentry, const char *name, void *value,
 		       size_t size)
 {
 	return vfs_getxattr(&nop_mnt_idmap, dentry, name, value, size);
+}
+
+int cfrs_want_write(struct vfsmount *mnt)
+{
+	return mnt_want_write(mnt);
+}
+
+void cfrs_drop_write(struct vfsmount *mnt)
+{
+	mnt_drop_write(mnt);
 }
 
 int cfrs_sync_filesystem(struct vfsmount *mnt)
@@ -551,9 +569,16 @@ struct file *cfrs_open_tmpfile(struct vfsmount *mnt, struct dentry *dir,
 			       const struct cred *cred)
 {
 	const struct path path = { .mnt = mnt, .dentry = dir };
+	struct file *file;
+	int ret;
 
-	return kernel_tmpfile_open(&nop_mnt_idmap, &path, S_IFREG | 0600,
+	ret = mnt_want_write(mnt);
+	if (ret < 0)
+		return ERR_PTR(ret);
+	file = kernel_tmpfile_open(&nop_mnt_idmap, &path, S_IFREG | 0600,
 				   CFRS_OPEN_FLAGS, cred);
+	mnt_drop_write(mnt);
+	return file;
 }
 
 struct file *cfrs_open_file(struct vfsmount *mnt, struct dentry *dentry,
@@ -594,9 +619,13 @@ int cfrs_set_size(struct file *file, loff_t size)
 	struct iattr attr = { .ia_valid = ATTR_SIZE, .ia_size = size };
 	int ret;
 
+	ret = mnt_want_write_file(file);
+	if (ret < 0)
+		return ret;
 	inode_lock(file_inode(file));
 	ret = notify_change(&nop_mnt_idmap, file->f_path.dentry, &attr, NULL);
 	inode_unlock(file_inode(file));
+	mnt_drop_write_file(file);
 	return ret;
 }
 

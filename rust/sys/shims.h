@@ -99,6 +99,8 @@ int cfrs_set_xattr(struct vfsmount *mnt, struct dentry *dentry,
 		   const char *name, const void *value, size_t size);
 ssize_t cfrs_get_xattr(struct dentry *dentry, const char *name, void *value,
 		       size_t size);
+int cfrs_want_write(struct vfsmount *mnt);
+void cfrs_drop_write(struct vfsmount *mnt);
 int cfrs_sync_filesystem(struct vfsmount *mnt);
 int cfrs_statfs(struct vfsmount *mnt, struct kstatfs *stats);
 struct dentry *cfrs_current_dir(struct vfsmount **mnt);
