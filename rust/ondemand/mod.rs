@@ -3,7 +3,7 @@
 //! On-demand mode: how a miss becomes a request to the daemon and comes back.
 //!
 //! Nothing here knows where an object's data lies or what FS-Cache is: an object is its keys, its
-//! state and a [`Store`](object::Store) to write to.
+//! state and a [`Store`] to write to.
 //!
 //! # Locks
 //!
