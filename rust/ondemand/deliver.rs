@@ -3,9 +3,11 @@
 //! Handing requests to the daemon: what a read of the device does.
 
 use super::anon_fd::AnonFd;
-use super::request::{Ask, Request};
+use super::request::Request;
+use super::rules::{self, Ask, Copied};
+use super::state::ObjectId;
 use super::table::RequestTable;
-use crate::protocol::message::{Body, Layout, Message, MSG_MAX, OPEN_WANT_CACHE_SIZE};
+use crate::protocol::message::{Body, Layout, Message, MSG_MAX, NO_FD, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
 use crate::sys::errno::EMSGSIZE;
 use core::sync::atomic::Ordering;
@@ -54,16 +56,8 @@ impl RequestTable {
             None if from > 0 => self.next_deliverable(&mut table, 0),
             found => found,
         };
-        let Some((id, request)) = found else {
+        let Some((id, request, object_id)) = found else {
             return Ok(None);
-        };
-        let object_id = match request.ask {
-            Ask::Open { .. } => 0,
-            Ask::Close(fd) => fd,
-            Ask::Read { .. } => {
-                let state = request.object.state.access_mut(&mut table);
-                state.may_deliver_read().unwrap_or(0)
-            }
         };
         let picked = Picked {
             id,
@@ -78,6 +72,7 @@ impl RequestTable {
         }
         self.reqs.unmark(id);
         table.next_delivery = id.wrapping_add(1);
+        picked.request.progress.access_mut(&mut table).taken = true;
         Ok(Some(picked))
     }
 
@@ -102,18 +97,28 @@ impl RequestTable {
             layout,
             &mut out,
         )?;
-        // Nobody answers a CLOSE.
-        if let Ask::Close(_) = picked.request.ask {
-            let table = self.lock().lock();
-            let removed = if self.holds(&table, picked.id, &picked.request) {
-                self.reqs.remove(picked.id)
-            } else {
-                None
-            };
-            drop(table);
-            drop(removed);
-        }
+        self.copied(picked, 0, NO_FD);
         Ok(len)
+    }
+
+    /// The message has been copied. `object_id` and `fd` are the numbers of an OPEN's file.
+    fn copied(&self, picked: &Picked, object_id: ObjectId, fd: u32) -> Copied {
+        let request = &picked.request;
+        let mut table = self.lock().lock();
+        let present = self.holds(&table, picked.id, request);
+        let state = request.object.state.access_mut(&mut table);
+        let copied = rules::copied(&request.ask, present, state, object_id);
+        let removed = match copied {
+            Copied::Over => self.reqs.remove(picked.id),
+            Copied::Publish => {
+                request.object.fd.store(fd, Ordering::Relaxed);
+                None
+            }
+            Copied::Stays | Copied::Void => None,
+        };
+        drop(table);
+        drop(removed);
+        copied
     }
 
     fn deliver_open(
@@ -133,15 +138,10 @@ impl RequestTable {
             ..picked.message(fd, open_flags(layout))
         };
         let len = copy(&message, layout, &mut out)?;
-        {
-            let mut table = self.lock().lock();
-            // The request may have ended while it was copied; then the daemon has read nothing.
-            if !self.holds(&table, picked.id, &picked.request)
-                || !object.state.access_mut(&mut table).deliver_open(data.id())
-            {
-                return Ok(0);
-            }
-            object.fd.store(fd, Ordering::Relaxed);
+        if self.copied(picked, data.id(), fd) != Copied::Publish {
+            // A daemon that waits for an edge takes the 0 for the end, but there may be more.
+            self.pollers.wake();
+            return Ok(0);
         }
         file.publish(data);
         Ok(len)

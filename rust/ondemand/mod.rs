@@ -27,6 +27,8 @@ pub(crate) mod deliver;
 mod farewell;
 pub(crate) mod object;
 pub(crate) mod request;
+#[allow(unreachable_pub, reason = "the host's exploration compiles it too")]
+pub(crate) mod rules;
 #[allow(unreachable_pub, reason = "the host's tests compile it too")]
 pub(crate) mod state;
 pub(crate) mod table;

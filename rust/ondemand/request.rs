@@ -3,29 +3,19 @@
 //! A request to the daemon and its completion.
 
 use super::object::DemandObject;
-use super::state::ObjectId;
+use super::rules::Ask;
+use super::table::{RequestTable, Requests};
 use crate::sys::completion::{Completion, Killed};
 use core::sync::atomic::{AtomicI64, Ordering};
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, LockedBy};
 
-/// What the daemon is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// To take an fd and tell the size. `again`: the size is known, and nobody waits.
-    Open {
-        /// The size that the object has, where it was open before.
-        known_size: Option<u64>,
-    },
-    /// To close the fd of this number.
-    Close(ObjectId),
-    /// To store this range.
-    Read {
-        /// First byte.
-        offset: u64,
-        /// Number of bytes.
-        len: u64,
-    },
+/// What of a request changes under `reqs_lock`.
+pub(super) struct Progress {
+    /// It was taken to be delivered once, at least.
+    pub(super) taken: bool,
+    /// The next one in a list of [`Ended`] requests.
+    next: Option<Arc<Request>>,
 }
 
 /// A request, from the moment it is stored until it is answered or fails.
@@ -35,6 +25,8 @@ pub(crate) struct Request {
     pub(crate) object: Arc<DemandObject>,
     /// What is asked.
     pub(crate) ask: Ask,
+    /// How far it is.
+    pub(super) progress: LockedBy<Progress, Requests>,
     #[pin]
     done: Completion,
     /// Size or 0, or a negative errno. Written before `done` is completed, read after.
@@ -42,22 +34,26 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// A request that is not stored yet.
-    pub(crate) fn new(object: &Arc<DemandObject>, ask: Ask) -> Result<Arc<Self>> {
+    /// A request that is not stored yet, for `table`.
+    pub(super) fn new(
+        table: &RequestTable,
+        object: &Arc<DemandObject>,
+        ask: Ask,
+    ) -> Result<Arc<Self>> {
+        let progress = Progress {
+            taken: false,
+            next: None,
+        };
         Arc::pin_init(
             pin_init!(Request {
                 object: object.clone(),
                 ask,
+                progress: LockedBy::new(table.lock(), progress),
                 done <- Completion::new(),
                 result: AtomicI64::new(0),
             }),
             GFP_KERNEL,
         )
-    }
-
-    /// Whether this is a READ of `object`.
-    pub(crate) fn is_read_of(&self, object: &Arc<DemandObject>) -> bool {
-        matches!(self.ask, Ask::Read { .. }) && Arc::ptr_eq(&self.object, object)
     }
 
     /// Lets the waiter go. Only whoever removed the request from the table calls this, so that it
@@ -86,5 +82,34 @@ impl Request {
         let value = self.result.load(Ordering::Acquire);
         // CAST: A negative result is an errno, which fits an `i32`.
         u64::try_from(value).map_err(|_| Error::from_errno(value as i32))
+    }
+}
+
+/// Requests that were removed from the table and are still to be finished: linked through
+/// themselves, because nothing can be allocated under the lock, and finished without the lock,
+/// because their last reference may be dropped then.
+#[must_use = "somebody waits for them"]
+#[derive(Default)]
+pub(super) struct Ended {
+    first: Option<Arc<Request>>,
+}
+
+impl Ended {
+    /// Adds one that was just removed.
+    pub(super) fn push(&mut self, table: &mut Requests, request: Arc<Request>) {
+        request.progress.access_mut(table).next = self.first.take();
+        self.first = Some(request);
+    }
+
+    /// Takes one out.
+    pub(super) fn pop(&mut self, table: &mut Requests) -> Option<Arc<Request>> {
+        let request = self.first.take()?;
+        self.first = request.progress.access_mut(table).next.take();
+        Some(request)
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.first.is_none()
     }
 }

@@ -3,12 +3,14 @@
 //! The request table: what the daemon was asked and has not answered.
 //!
 //! A request is in the table from the moment it is stored until it is answered, fails, or nobody
-//! wants it any more; removing it is what entitles to finish it. Delivery is in `deliver.rs`.
+//! wants it any more; removing it is what entitles to finish it. Which of these is allowed when is
+//! decided in `rules.rs`. Delivery is in `deliver.rs`.
 
 use super::farewell::Farewell;
 use super::object::DemandObject;
-use super::request::{Ask, Request};
-use super::state::{Answered, ObjectId, Released, State, WantOpen, WantRead};
+use super::request::{Ended, Request};
+use super::rules::{self, Ask, Event, Fate, OpenEnd, WantReopen};
+use super::state::{ObjectId, WantOpen, WantRead};
 use crate::protocol::command::CopenReply;
 use crate::sys::completion::{is_dying, Killed};
 use crate::sys::errno::{EBADFD, ESTALE};
@@ -25,6 +27,15 @@ pub(crate) struct Requests {
     pub(super) dead: bool,
     /// Where the search for the next delivery starts, so that none starves.
     pub(super) next_delivery: u32,
+}
+
+/// What an event did.
+#[derive(Default)]
+struct Happened {
+    /// Some requests are new again.
+    again: bool,
+    /// To be failed once the lock is released.
+    ended: Ended,
 }
 
 /// The table of one session.
@@ -86,14 +97,12 @@ impl RequestTable {
     /// Has the daemon take an fd for `object` and waits for its answer, the object's size; `None`
     /// if it has one already (`cachefiles_ondemand_init_object()`).
     pub(crate) fn open(&self, object: &Arc<DemandObject>) -> Result<Option<u64>> {
-        let request = Request::new(object, Ask::Open { known_size: None })?;
+        let request = Request::new(self, object, Ask::Open { known_size: None })?;
         let slot = self.reqs.reserve()?;
         let id = {
             let mut table = self.reqs_lock.lock();
-            if table.dead {
-                return Err(EIO);
-            }
-            match object.state.access_mut(&mut table).want_open() {
+            let dead = table.dead;
+            match rules::want_open(dead, object.state.access_mut(&mut table)) {
                 WantOpen::Already => return Ok(None),
                 WantOpen::Never => return Err(EIO),
                 WantOpen::Send => {}
@@ -101,7 +110,7 @@ impl RequestTable {
             match slot.fill(request.clone(), true) {
                 Ok(id) => id,
                 Err(given_back) => {
-                    object.state.access_mut(&mut table).answer_open(false);
+                    rules::abandon(&given_back.ask, object.state.access_mut(&mut table));
                     drop(table);
                     drop(given_back);
                     return Err(ENOMEM);
@@ -123,15 +132,13 @@ impl RequestTable {
             // Nobody would wait for the answer.
             return Err(EINTR);
         }
-        let request = Request::new(object, Ask::Read { offset, len })?;
+        let request = Request::new(self, object, Ask::Read { offset, len })?;
         let slot = self.reqs.reserve()?;
         let id = loop {
             {
                 let mut table = self.reqs_lock.lock();
-                if table.dead {
-                    return Err(EIO);
-                }
-                match object.state.access_mut(&mut table).want_read() {
+                let dead = table.dead;
+                match rules::want_read(dead, object.state.access_mut(&mut table)) {
                     WantRead::Never => return Err(EIO),
                     WantRead::Reopen => {}
                     WantRead::Store => match slot.fill(request.clone(), true) {
@@ -153,24 +160,19 @@ impl RequestTable {
     /// Stores an OPEN request for an object whose fd is gone. Nobody waits for it: reads wait for
     /// the object to be open.
     fn reopen(&self, object: &Arc<DemandObject>) -> Result {
-        let known_size = object.store.size();
-        let request = Request::new(
-            object,
-            Ask::Open {
-                known_size: Some(known_size),
-            },
-        )?;
+        let known_size = Some(object.store.size());
+        let request = Request::new(self, object, Ask::Open { known_size })?;
         let slot = self.reqs.reserve()?;
         {
             let mut table = self.reqs_lock.lock();
-            if table.dead {
-                return Err(EIO);
-            }
-            if !object.state.access_mut(&mut table).reopen() {
-                return Ok(());
+            let dead = table.dead;
+            match rules::want_reopen(dead, object.state.access_mut(&mut table)) {
+                WantReopen::Never => return Err(EIO),
+                WantReopen::Needless => return Ok(()),
+                WantReopen::Store => {}
             }
             if let Err(given_back) = slot.fill(request, true) {
-                object.state.access_mut(&mut table).answer_open(false);
+                rules::abandon(&given_back.ask, object.state.access_mut(&mut table));
                 drop(table);
                 drop(given_back);
                 return Err(ENOMEM);
@@ -200,13 +202,7 @@ impl RequestTable {
         if !self.holds(&table, id, request) {
             return None;
         }
-        if matches!(request.ask, Ask::Open { .. }) {
-            request
-                .object
-                .state
-                .access_mut(&mut table)
-                .answer_open(false);
-        }
+        rules::abandon(&request.ask, request.object.state.access_mut(&mut table));
         self.reqs.remove(id)
     }
 
@@ -221,44 +217,42 @@ impl RequestTable {
     /// writer of the answer is told; the one who waits learns more.
     pub(crate) fn answer_open(&self, id: u64, reply: Result<CopenReply, Error>) -> Result {
         let id = u32::try_from(id).map_err(|_| EINVAL)?;
-        let (request, answered, result) = {
+        let (size, refusal) = match reply {
+            Ok(CopenReply::Size(size)) => (Some(size), EINVAL),
+            Ok(CopenReply::Error(errno)) => (None, Error::from_errno(-errno)),
+            Ok(CopenReply::BadError(_)) => (None, EINVAL),
+            Err(error) => (None, error),
+        };
+        let (request, end, reads_end) = {
             let mut table = self.reqs_lock.lock();
             let request = self.reqs.get(id).ok_or(EINVAL)?;
             let state = request.object.state.access_mut(&mut table);
-            let Ask::Open { known_size } = request.ask else {
+            let Some((end, reads_fail)) = rules::answer_open(&request.ask, state, size) else {
                 drop(table);
                 return Err(EINVAL);
             };
-            if !state.may_answer_open() {
-                drop(table);
-                return Err(EINVAL);
-            }
-            let result = match reply {
-                Ok(CopenReply::Size(size)) => match known_size {
-                    Some(known) if known != size => Err(ESTALE),
-                    _ => Ok(size),
-                },
-                Ok(CopenReply::Error(errno)) => Err(Error::from_errno(-errno)),
-                Ok(CopenReply::BadError(_)) => Err(EINVAL),
-                Err(error) => Err(error),
-            };
-            let answered = state.answer_open(result.is_ok());
             drop(self.reqs.remove(id));
-            (request, answered, result)
+            let reads_end = if reads_fail {
+                self.happen(&mut table, Event::NotReopened, Some(&request.object))
+                    .ended
+            } else {
+                Ended::default()
+            };
+            (request, end, reads_end)
         };
-        match answered {
-            Answered::Open => request.finish(result),
-            Answered::Failed { again, fd_gone } => {
-                if again {
-                    log::warn_limited!(
-                        "object {:x}: the daemon did not reopen it; its reads fail",
-                        request.object.debug_id
-                    );
-                    self.fail_reads(&request.object);
-                }
-                request.finish(if fd_gone { Err(EBADFD) } else { result });
-            }
+        if !reads_end.is_empty() {
+            log::warn_limited!(
+                "object {:x}: the daemon did not reopen it; its reads fail",
+                request.object.debug_id
+            );
         }
+        self.fail(reads_end);
+        request.finish(match end {
+            OpenEnd::Opened(size) => Ok(size),
+            OpenEnd::OtherSize => Err(ESTALE),
+            OpenEnd::FdGone => Err(EBADFD),
+            OpenEnd::Refused => Err(refusal),
+        });
         self.pollers.wake();
         match reply {
             Err(error) => Err(error),
@@ -272,76 +266,66 @@ impl RequestTable {
     pub(crate) fn answer_read(&self, object: Option<&Arc<DemandObject>>, id: u64) -> Result {
         let id = u32::try_from(id).map_err(|_| EINVAL)?;
         let request = {
-            let _table = self.reqs_lock.lock();
-            let found = self
-                .reqs
-                .get(id)
-                .filter(|request| request.is_read_of(object.unwrap_or(&request.object)));
-            if found.is_some() {
-                drop(self.reqs.remove(id));
+            let mut table = self.reqs_lock.lock();
+            let request = self.reqs.get(id).ok_or(EINVAL)?;
+            let own = object.is_none_or(|object| Arc::ptr_eq(&request.object, object));
+            let taken = request.progress.access_mut(&mut table).taken;
+            if !rules::may_answer_read(&request.ask, own, taken) {
+                drop(table);
+                return Err(EINVAL);
             }
-            found.ok_or(EINVAL)?
+            drop(self.reqs.remove(id));
+            request
         };
         request.finish(Ok(0));
         Ok(())
     }
 
     /// Makes requests that a daemon took and did not answer new again, for its successor
-    /// (`cachefiles_ondemand_restore()`). An OPEN whose fd somebody still holds is not lost.
+    /// (`cachefiles_ondemand_restore()`). An OPEN whose fd somebody still holds is delivered again
+    /// once it is released.
     pub(crate) fn restore(&self) {
-        let mut table = self.reqs_lock.lock();
-        self.renew(&mut table, |request, state| match request.ask {
-            Ask::Open { .. } => state.may_deliver_open(),
-            _ => true,
-        });
-        drop(table);
+        let happened = {
+            let mut table = self.reqs_lock.lock();
+            self.happen(&mut table, Event::Restored, None)
+        };
+        self.fail(happened.ended);
         self.pollers.wake();
-    }
-
-    /// Marks as new all requests that `lost` accepts; tells whether there were any.
-    fn renew(&self, table: &mut Requests, lost: impl Fn(&Request, &State) -> bool) -> bool {
-        let mut any = false;
-        let mut from = Some(0);
-        // The references that the walk takes and drops are not the last: the table keeps its own
-        // while `reqs_lock` is held.
-        while let Some((id, request)) = from.and_then(|from| self.reqs.next(from)) {
-            if lost(&request, request.object.state.access_mut(table)) {
-                self.reqs.mark(id);
-                any = true;
-            }
-            from = id.checked_add(1);
-        }
-        any
     }
 
     /// The anonymous fd `id` of `object` is gone (`cachefiles_ondemand_fd_release()`).
     pub(super) fn fd_released(&self, object: &Arc<DemandObject>, id: ObjectId) {
-        let reads_wait = {
+        let happened = {
             let mut table = self.reqs_lock.lock();
-            match object.state.access_mut(&mut table).fd_released(id) {
-                Released::Nothing => false,
-                // Reads that were delivered can no longer be answered through the fd: they are new
-                // again, and wait for the object to be reopened.
-                Released::Closed => self.renew(&mut table, |request, _| request.is_read_of(object)),
-            }
+            let event = rules::fd_released(object.state.access_mut(&mut table), id);
+            self.happen(&mut table, event, Some(object))
         };
-        // A CLOSE that nobody has read is pointless now; no further one can be stored.
-        self.fail_matching(Ok(0), |request| request.ask == Ask::Close(id));
-        if reads_wait && self.reopen(object).is_err() {
-            self.fail_reads(object);
+        self.fail(happened.ended);
+        // Only reads become new again.
+        if happened.again && self.reopen(object).is_err() {
+            let happened = {
+                let mut table = self.reqs_lock.lock();
+                let event = rules::reopen_failed(object.state.access_mut(&mut table));
+                event.map(|event| self.happen(&mut table, event, Some(object)))
+            };
+            self.fail(happened.unwrap_or_default().ended);
         }
+        // An OPEN that was restored while this fd was held can be delivered now.
+        self.pollers.wake();
     }
 
     /// The object goes away: whoever waits for it fails, and the daemon is told to close its fd
     /// (`cachefiles_ondemand_clean_object()`). Does not wait for the daemon.
     pub(crate) fn drop_object(&self, object: &Arc<DemandObject>) {
-        let to_close = {
+        let (to_close, happened) = {
             let mut table = self.reqs_lock.lock();
             let state = object.state.access_mut(&mut table);
             state.drop_object();
-            state.to_close()
+            let to_close = state.to_close();
+            let happened = self.happen(&mut table, Event::Dropped, Some(object));
+            (to_close, happened)
         };
-        self.fail_matching(Err(EIO), |request| Arc::ptr_eq(&request.object, object));
+        self.fail(happened.ended);
         let Some(id) = to_close else {
             return;
         };
@@ -354,12 +338,12 @@ impl RequestTable {
     }
 
     fn store_close(&self, object: &Arc<DemandObject>, id: ObjectId) -> Result {
-        let request = Request::new(object, Ask::Close(id))?;
+        let request = Request::new(self, object, Ask::Close(id))?;
         let slot = self.reqs.reserve()?;
         {
             let mut table = self.reqs_lock.lock();
-            // The daemon may have closed it by itself meanwhile.
-            if table.dead || object.state.access_mut(&mut table).to_close() != Some(id) {
+            let dead = table.dead;
+            if !rules::wants_close(dead, object.state.access_mut(&mut table), id) {
                 return Ok(());
             }
             if let Err(given_back) = slot.fill(request, true) {
@@ -375,13 +359,12 @@ impl RequestTable {
     /// The cache is dead: nothing is stored any more, and every request fails with `EIO`
     /// (`cachefiles_flush_reqs()`).
     pub(crate) fn kill(&self) {
-        self.reqs_lock.lock().dead = true;
-        self.fail_matching(Err(EIO), |request| {
-            if matches!(request.ask, Ask::Read { .. }) {
-                self.farewell.expect_one();
-            }
-            true
-        });
+        let happened = {
+            let mut table = self.reqs_lock.lock();
+            table.dead = true;
+            self.happen(&mut table, Event::Dead, None)
+        };
+        self.fail(happened.ended);
         self.pollers.wake();
     }
 
@@ -390,36 +373,47 @@ impl RequestTable {
         self.farewell.wait();
     }
 
-    fn fail_reads(&self, object: &Arc<DemandObject>) {
-        self.fail_matching(Err(EIO), |request| request.is_read_of(object));
-    }
-
-    /// Removes and finishes all requests that match. The caller has made sure, by a state or by
-    /// `dead`, that no further one can be stored.
-    fn fail_matching(&self, result: Result<u64>, matches: impl Fn(&Request) -> bool) {
+    /// Does to every request what `event`, which is about `object`, means for it.
+    fn happen(
+        &self,
+        table: &mut Requests,
+        event: Event,
+        object: Option<&Arc<DemandObject>>,
+    ) -> Happened {
+        let mut happened = Happened::default();
         let mut from = Some(0);
+        // The references that the walk takes and drops are not the last: the table, or then the
+        // list, keeps its own while `reqs_lock` is held.
         while let Some((id, request)) = from.and_then(|from| self.reqs.next(from)) {
-            if matches(&request) {
-                let removed = {
-                    let mut table = self.reqs_lock.lock();
-                    if self.holds(&table, id, &request) {
-                        if matches!(request.ask, Ask::Open { .. }) {
-                            request
-                                .object
-                                .state
-                                .access_mut(&mut table)
-                                .answer_open(false);
-                        }
-                        self.reqs.remove(id)
-                    } else {
-                        None
+            let own = object.is_some_and(|object| Arc::ptr_eq(&request.object, object));
+            match rules::fate(event, &request.ask, own) {
+                Fate::Stays => {}
+                Fate::Again => {
+                    self.reqs.mark(id);
+                    happened.again = true;
+                }
+                Fate::Ends => {
+                    rules::abandon(&request.ask, request.object.state.access_mut(table));
+                    if event == Event::Dead && matches!(request.ask, Ask::Read { .. }) {
+                        self.farewell.expect_one();
                     }
-                };
-                if let Some(removed) = removed {
-                    removed.finish(result);
+                    if let Some(removed) = self.reqs.remove(id) {
+                        happened.ended.push(table, removed);
+                    }
                 }
             }
             from = id.checked_add(1);
+        }
+        happened
+    }
+
+    /// Finishes requests with `EIO` that were removed from the table.
+    fn fail(&self, mut ended: Ended) {
+        while !ended.is_empty() {
+            let request = ended.pop(&mut self.reqs_lock.lock());
+            if let Some(request) = request {
+                request.finish(Err(EIO));
+            }
         }
     }
 
@@ -429,29 +423,21 @@ impl RequestTable {
         self.next_deliverable(&mut table, 0).is_some()
     }
 
-    /// The first new request at `from` or later that may go to the daemon now.
+    /// The first new request at `from` or later that may go to the daemon now, and the number that
+    /// its message names.
     pub(super) fn next_deliverable(
         &self,
         table: &mut Requests,
         from: u32,
-    ) -> Option<(u32, Arc<Request>)> {
+    ) -> Option<(u32, Arc<Request>, ObjectId)> {
         let mut from = Some(from);
         while let Some((id, request)) = from.and_then(|from| self.reqs.next_marked(from)) {
-            if may_deliver(&request, table) {
-                return Some((id, request));
+            let state = request.object.state.access_mut(table);
+            if let Some(object_id) = rules::may_deliver(&request.ask, state) {
+                return Some((id, request, object_id));
             }
             from = id.checked_add(1);
         }
         None
-    }
-}
-
-/// Whether the state of its object lets `request` go to the daemon now.
-fn may_deliver(request: &Request, table: &mut Requests) -> bool {
-    let state: &State = request.object.state.access_mut(table);
-    match request.ask {
-        Ask::Open { .. } => state.may_deliver_open(),
-        Ask::Close(_) => true,
-        Ask::Read { .. } => state.may_deliver_read().is_some(),
     }
 }
