@@ -56,8 +56,7 @@ Signals:
   SIGTERM, SIGINT   answer what has been asked, log the counters, exit 0
   SIGUSR1           log the counters, write the --stats file
 
-Unmount the images before you stop the daemon: without it, reading what is not cached fails with \
-EIO.";
+Unmount the images before you stop the daemon: without it, what is not in memory cannot be read.";
 
 /// What the command line says.
 #[derive(Debug, Parser)]

@@ -190,7 +190,7 @@ impl Dispatcher {
         if objects > 0 {
             warn!(
                 objects,
-                "images are still mounted: what they have not cached is out of reach"
+                "images are still mounted: what is not in memory cannot be read"
             );
         }
         self.traffic.stop();

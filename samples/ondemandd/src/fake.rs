@@ -68,6 +68,8 @@ pub struct Contents {
     pub completed: Vec<u32>,
     /// Whether writes fail.
     pub full: bool,
+    /// How many times more the file is sought in vain, as the kernel's is before it is made.
+    pub absent_for: u32,
 }
 
 /// A cache file in memory, in pages; clones share it.
@@ -103,7 +105,11 @@ impl CacheFile for FakeFile {
     }
 
     fn next_hole(&self, offset: u64) -> io::Result<Option<u64>> {
-        let contents = self.0.lock().unwrap();
+        let mut contents = self.0.lock().unwrap();
+        if contents.absent_for > 0 {
+            contents.absent_for -= 1;
+            return Err(io::Error::from(rustix::io::Errno::NOBUFS));
+        }
         let mut at = offset - offset % PAGE as u64;
         if contents.pages.range(at..).next().is_none() {
             return Ok(None);

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use crossbeam_channel::{Receiver, Sender};
+use rustix::io::Errno;
 use tracing::{debug, info, warn};
 
 use crate::objects::Object;
@@ -181,7 +182,26 @@ impl Fetcher {
         }
     }
 
+    /// Waits until the cache file can be used.
+    ///
+    /// The kernel makes the file only after it has our answer to the OPEN, and until then nothing
+    /// can be sought or written in it (ENOBUFS).  It says nothing when the file is there, so this
+    /// asks again after ever longer waits.
+    fn wait_for_file(&self, object: &Weak<Object>) -> Result<(), End> {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            match object.upgrade().ok_or(End::Closed)?.file.next_hole(0) {
+                Ok(_) => return Ok(()),
+                Err(e) if Errno::from_io_error(&e) != Some(Errno::NOBUFS) => return Err(e.into()),
+                Err(e) if pause > Duration::from_secs(5) => return Err(e.into()),
+                Err(_) => self.traffic.wait_until(Instant::now() + pause)?,
+            }
+            pause *= 2;
+        }
+    }
+
     fn fetch_all(&mut self, object: &Weak<Object>, ranges: &[Range<u64>]) -> Result<u64, End> {
+        self.wait_for_file(object)?;
         let mut bytes = 0;
         for range in ranges {
             let mut at = range.start;
@@ -327,6 +347,17 @@ mod tests {
             bench.file.0.lock().unwrap().writes,
             [(65536, 4096), (0, 4096)]
         );
+    }
+
+    #[test]
+    fn a_cache_file_that_is_not_made_yet_is_waited_for() {
+        let bench = Bench::new(FakeBlob::new(MB));
+        bench.file.0.lock().unwrap().absent_for = 3;
+        let prefetcher = bench.start(Policy::All, None);
+        prefetcher.offer(&bench.object);
+        bench.until(|s| s.prefetch_bytes.get() == MB);
+        prefetcher.finish();
+        assert_eq!(bench.stats.prefetch_errors.get(), 0);
     }
 
     #[test]
