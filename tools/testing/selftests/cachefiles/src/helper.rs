@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use cachefiles_client::{Device, Errno};
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     os::unix::fs::FileExt,
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
@@ -38,10 +38,15 @@ impl Helper {
 
     /// Starts a helper through another program that runs it, like setpriv.
     pub fn start_with(mut command: Command, args: &[&str]) -> Result<Helper> {
+        command.stdin(Stdio::null());
+        Helper::start_as_is(command, args)
+    }
+
+    /// Starts a helper with what the caller has given it as its stdin.
+    pub fn start_as_is(mut command: Command, args: &[&str]) -> Result<Helper> {
         let mut child = command
             .arg("helper")
             .args(args)
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .context("starting a helper")?;
@@ -61,11 +66,6 @@ impl Helper {
         let line = self.line()?;
         ensure!(line == "ready", "the helper said {line:?} instead of ready");
         Ok(self)
-    }
-
-    /// Its process number.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// SIGKILL, and not waited for.
@@ -104,6 +104,7 @@ pub fn run(verb: &str, operands: &[&str]) -> ExitCode {
         ("read", [file, offset, len]) => read(file, offset, len),
         ("read-random", [dir, images, seed, count]) => read_random(dir, images, seed, count),
         ("open-device", []) => open_device(),
+        ("take-over", [images, kind]) => take_over(images, kind),
         ("daemon", [cache, images, kind, manner]) => daemon(cache, images, kind, manner),
         _ => Err(anyhow::anyhow!("no helper {verb} {operands:?}")),
     };
@@ -193,5 +194,17 @@ fn daemon(cache: &str, images: &str, kind: &str, manner: &str) -> Result<()> {
         if let Ok(event) = event {
             println!("{event:?}");
         }
+    }
+}
+
+/// Serves an image over the device on stdin, which another process has bound, until killed.
+fn take_over(images: &str, kind: &str) -> Result<()> {
+    let device = Device::from(rustix::io::dup(io::stdin())?);
+    device.restore()?;
+    let daemon = Daemon::over(device, tree::blobs(Path::new(images), tree::kind(kind)?)?)?;
+    println!("ready");
+    loop {
+        // Only SIGKILL ends this.
+        let _ = daemon.event();
     }
 }

@@ -42,6 +42,12 @@ pub fn ioctl(fd: impl AsFd, request: u32, argument: u32) -> io::Result<()> {
     result(ret as isize).map(drop)
 }
 
+/// Closes the fd whose number stood in a message that was read without the client crate.
+pub fn close_received(fd: u32) {
+    // SAFETY: The driver has just installed this fd in our table, and nobody else knows its number.
+    let _ = unsafe { libc::close(fd as i32) };
+}
+
 fn result(ret: isize) -> io::Result<usize> {
     usize::try_from(ret).map_err(|_| io::Error::last_os_error())
 }

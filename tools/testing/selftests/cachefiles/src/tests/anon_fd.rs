@@ -73,7 +73,7 @@ fn writes_move_the_position(lab: &Lab) -> Result<()> {
         let wrote = fd.write(&bytes(block * BLOCK, BLOCK))?;
         ensure!(wrote == BLOCK as usize, "{wrote} bytes written");
     }
-    let position = rustix::fs::seek(&*fd, rustix::fs::SeekFrom::Current(0));
+    let position = rustix::fs::seek(&*fd, SeekFrom::Current(0));
     if lab.is_peer() {
         // C seeks in the cache file, whose position nobody moves.
         println!("C tells the position of the cache file: {position:?}");

@@ -7,9 +7,11 @@ use crate::ktap::Group;
 mod anon_fd;
 mod command;
 mod cycle;
+mod daemon_habits;
 mod device;
 mod failure;
 mod image;
+mod interop;
 mod open_request;
 mod persistence;
 mod read_request;
@@ -27,6 +29,8 @@ pub const GROUPS: &[&Group] = &[
     &anon_fd::GROUP,
     &persistence::GROUP,
     &failure::GROUP,
+    &daemon_habits::GROUP,
+    &interop::GROUP,
     &space::GROUP,
     &cycle::GROUP,
 ];
