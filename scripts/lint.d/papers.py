@@ -40,7 +40,7 @@ def doc_role(_name, rawtext, text, _lineno, inliner, _options=None, _content=Non
 
 def check_rst(path, text):
     """Returns whether the text is well-formed; complaints are printed."""
-    settings = {"report_level": 1, "halt_level": 5, "file_insertion_enabled": False}
+    settings = {"report_level": 2, "halt_level": 5, "file_insertion_enabled": False}
     tree = publish_doctree(text, source_path=str(path), settings_overrides=settings)
     return not any(
         message["level"] >= utils.Reporter.WARNING_LEVEL
