@@ -165,7 +165,8 @@ pub struct DeviceArgs {
     /// Let systemd keep the device open, so that mounts survive a restart of this service
     ///
     /// The unit wants Type=notify, NotifyAccess=main, Restart=on-failure and
-    /// FileDescriptorStoreMax=1. Requests wait until the service is back.
+    /// FileDescriptorStoreMax=1; ondemandd.service beside the source is one. Requests wait until
+    /// the service is back.
     #[arg(long, conflicts_with = "device_fd")]
     pub keep_device: bool,
 }

@@ -40,6 +40,7 @@ use crate::cli::{Cli, LogFormat};
 use crate::dispatch::{Dispatcher, Signals};
 use crate::objects::Objects;
 use crate::prefetch::Prefetcher;
+use crate::session::Start;
 use crate::stats::Stats;
 use crate::traffic::Traffic;
 use crate::workers::{Pool, Shared};
@@ -106,7 +107,7 @@ fn serve(cli: Cli) -> Result<()> {
 
     // All who answer requests are there: now they may come.
     session::start(&device, &config, start)?;
-    if cli.device.keep_device {
+    if cli.device.keep_device && start == Start::Bind {
         inherit::store_device(&*device).context("cannot leave the device with systemd")?;
     }
     inherit::announce_ready(cli.report.ready_fd).context("cannot write to --ready-fd")?;
