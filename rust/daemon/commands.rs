@@ -58,6 +58,10 @@ impl Session {
                 module::set_debug_mask(mask);
                 Ok(())
             }
+            Command::Timeout(ms) => {
+                self.requests.set_timeout(ms);
+                Ok(())
+            }
             Command::Cull(name) => self.ready_cache(verb)?.cull(name),
             Command::InUse(name) => self.ready_cache(verb)?.check_in_use(name),
             // Taken care of above.

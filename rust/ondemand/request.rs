@@ -5,7 +5,7 @@
 use super::object::DemandObject;
 use super::rules::Ask;
 use super::table::{RequestTable, Requests};
-use crate::sys::completion::{Completion, Killed};
+use crate::sys::completion::{Completion, Unmet};
 use core::sync::atomic::{AtomicI64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, LockedBy};
@@ -67,9 +67,10 @@ impl Request {
         self.done.complete();
     }
 
-    /// Waits for the answer, but no longer than the task lives.
-    pub(super) fn wait_killable(&self) -> Result<Result<u64>, Killed> {
-        self.done.wait_killable().map(|()| self.result())
+    /// Waits for the answer, but no longer than the task lives, nor than `ms` milliseconds unless
+    /// that is 0.
+    pub(super) fn wait_killable(&self, ms: u32) -> Result<Result<u64>, Unmet> {
+        self.done.wait_killable(ms).map(|()| self.result())
     }
 
     /// Waits for the answer when it is known to be under way.

@@ -12,11 +12,12 @@ use super::request::{Ended, Request};
 use super::rules::{self, Ask, Event, Fate, OpenEnd, WantReopen};
 use super::state::{ObjectId, WantOpen, WantRead};
 use crate::protocol::command::CopenReply;
-use crate::sys::completion::{is_dying, Killed};
-use crate::sys::errno::{EBADFD, ESTALE};
+use crate::sys::completion::{is_dying, Unmet};
+use crate::sys::errno::{EBADFD, ESTALE, ETIMEDOUT};
 use crate::sys::log;
 use crate::sys::poll::PollQueue;
 use crate::sys::xarray::XArray;
+use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
@@ -51,6 +52,8 @@ pub(crate) struct RequestTable {
     /// The numbers of anonymous fds; reservations only.
     #[pin]
     ids: XArray<Request>,
+    /// How long a request may go unanswered, in milliseconds; 0: for ever.
+    timeout: AtomicU32,
     /// Readers that were failed because the daemon went.
     #[pin]
     farewell: Farewell,
@@ -69,6 +72,7 @@ impl RequestTable {
             ),
             reqs <- XArray::new(0, u32::MAX),
             ids <- XArray::new(1, i32::MAX as u32),
+            timeout: AtomicU32::new(0),
             farewell <- Farewell::new(),
             pollers <- PollQueue::new(),
         })
@@ -87,6 +91,11 @@ impl RequestTable {
     /// The anonymous fd of this number is gone.
     pub(super) fn free_object_id(&self, id: ObjectId) {
         self.ids.remove(id);
+    }
+
+    /// Requests that are stored from now on fail with `ETIMEDOUT` after `ms` milliseconds; 0: never.
+    pub(crate) fn set_timeout(&self, ms: u32) {
+        self.timeout.store(ms, Ordering::Relaxed);
     }
 
     /// Whether the cache is dead: nothing can be asked any more.
@@ -183,17 +192,23 @@ impl RequestTable {
     }
 
     fn wait(&self, id: u32, request: &Arc<Request>) -> Result<u64> {
-        match request.wait_killable() {
-            Ok(result) => result,
-            Err(Killed) => {
-                if let Some(removed) = self.take(id, request) {
-                    drop(removed);
-                    return Err(EINTR);
-                }
-                // Somebody else has removed it and is about to finish it.
-                request.wait()
-            }
+        let error = match request.wait_killable(self.timeout.load(Ordering::Relaxed)) {
+            Ok(result) => return result,
+            Err(Unmet::Killed) => EINTR,
+            Err(Unmet::TimedOut) => ETIMEDOUT,
+        };
+        if self.take(id, request).is_none() {
+            // Somebody else has removed it and is about to finish it.
+            return request.wait();
         }
+        if error == ETIMEDOUT {
+            log::warn_limited!(
+                "object {:x}: the daemon has not answered request {} in time",
+                request.object.debug_id,
+                id
+            );
+        }
+        Err(error)
     }
 
     /// Removes `request` from under `id` if it is still the one there.

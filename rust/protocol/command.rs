@@ -70,11 +70,13 @@ pub enum Verb {
     Cinit,
     /// `cread`: v5's answer to a READ
     Cread,
+    /// `timeout`: how long requests may go unanswered; C has no such command
+    Timeout,
 }
 
 impl Verb {
-    /// Every verb, in the order of C's table and with v5's at the end.
-    pub const ALL: [Verb; 17] = [
+    /// Every verb, in the order of C's table and with v5's and our own at the end.
+    pub const ALL: [Verb; 18] = [
         Verb::Bind,
         Verb::Limit(Resource::Blocks, Bound::Run),
         Verb::Limit(Resource::Blocks, Bound::Cull),
@@ -92,6 +94,7 @@ impl Verb {
         Verb::Restore,
         Verb::Cinit,
         Verb::Cread,
+        Verb::Timeout,
     ];
 
     /// The word as a daemon writes it.
@@ -114,6 +117,7 @@ impl Verb {
             Verb::Restore => "restore",
             Verb::Cinit => "cinit",
             Verb::Cread => "cread",
+            Verb::Timeout => "timeout",
         }
     }
 
@@ -160,6 +164,7 @@ impl Verb {
             Verb::Cread => self
                 .number(Field::Id, self.present(args)?)
                 .map(|id| Command::Cread(CreadArgs { id })),
+            Verb::Timeout => milliseconds(self.present(args)?).map(Command::Timeout),
         }
     }
 
@@ -266,6 +271,8 @@ pub enum Command<'a> {
     Cinit(CinitArgs),
     /// Answer a READ (v5).
     Cread(CreadArgs),
+    /// Fail requests that go unanswered for so many milliseconds; 0: never.
+    Timeout(u32),
 }
 
 /// `copen <id>,<size or -errno>`
@@ -418,6 +425,15 @@ fn debug_mask(args: &[u8]) -> Result<u32, CommandError<'_>> {
     match (prefix.value.map(u32::try_from), prefix.rest) {
         (Some(Ok(mask)), []) => Ok(mask),
         _ => Err(CommandError::NotAMask(args)),
+    }
+}
+
+/// Digits alone, which must fit an `i32`: the kernel's own times do.
+fn milliseconds(args: &[u8]) -> Result<u32, CommandError<'_>> {
+    let prefix = parse_prefix(args, Base::Ten);
+    match (prefix.value.map(i32::try_from), prefix.digits, prefix.rest) {
+        (Some(Ok(ms)), 1.., []) => Ok(ms.unsigned_abs()),
+        _ => Err(CommandError::NotATime(args)),
     }
 }
 

@@ -53,6 +53,8 @@ pub enum CommandError<'a> {
     NotAFileName(Verb, &'a [u8]),
     /// `debug` takes a number of 32 bits.
     NotAMask(&'a [u8]),
+    /// `timeout` takes a number of milliseconds.
+    NotATime(&'a [u8]),
     /// `copen` has no comma.
     NoReply(&'a [u8]),
     /// A number is malformed or too large.
@@ -82,6 +84,7 @@ impl CommandError<'_> {
             | CommandError::NotAPercentage(..)
             | CommandError::NotAFileName(..)
             | CommandError::NotAMask(_)
+            | CommandError::NotATime(_)
             | CommandError::NoReply(_) => errno::EINVAL,
         }
     }
@@ -122,6 +125,11 @@ impl fmt::Display for CommandError<'_> {
             CommandError::NotAMask(text) => {
                 write!(f, "debug: {} is not a mask of 32 bits", Quoted(text))
             }
+            CommandError::NotATime(text) => write!(
+                f,
+                "timeout: {} is not a number of milliseconds",
+                Quoted(text)
+            ),
             CommandError::NoReply(text) => write!(
                 f,
                 "copen: no ',' in {}; write '{}'",
@@ -149,6 +157,7 @@ const fn usage(verb: Verb) -> &'static str {
         Verb::Limit(Resource::Files, Bound::Stop) => "fstop <N>%",
         Verb::Cull => "cull <name>",
         Verb::Debug => "debug <mask>",
+        Verb::Timeout => "timeout <milliseconds>",
         Verb::Dir => "dir <path>",
         Verb::InUse => "inuse <name>",
         Verb::SecCtx => "secctx <context>",

@@ -6,8 +6,13 @@ use super::bindings;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
-/// The wait ended because the task is being killed.
-pub(crate) struct Killed;
+/// Why a wait ended without what was waited for.
+pub(crate) enum Unmet {
+    /// The task is being killed.
+    Killed,
+    /// The time is over.
+    TimedOut,
+}
 
 /// A one-shot completion: once [`complete`](Self::complete) was called, every wait returns.
 #[pin_data]
@@ -38,12 +43,20 @@ impl Completion {
         unsafe { bindings::complete_all(self.inner.get()) }
     }
 
-    /// Waits, but no longer than the task lives.
-    pub(crate) fn wait_killable(&self) -> Result<(), Killed> {
-        // SAFETY: `inner` was initialised by `new`, and `self` is borrowed for the whole wait.
-        match unsafe { bindings::wait_for_completion_killable(self.inner.get()) } {
-            0 => Ok(()),
-            _ => Err(Killed),
+    /// Waits, but no longer than the task lives, nor than `ms` milliseconds unless that is 0.
+    pub(crate) fn wait_killable(&self, ms: u32) -> Result<(), Unmet> {
+        if ms == 0 {
+            // SAFETY: `inner` was initialised by `new`, and `self` is borrowed for the whole wait.
+            return match unsafe { bindings::wait_for_completion_killable(self.inner.get()) } {
+                0 => Ok(()),
+                _ => Err(Unmet::Killed),
+            };
+        }
+        // SAFETY: As above.
+        match unsafe { bindings::cfrs_wait_killable_ms(self.inner.get(), ms) } {
+            0 => Err(Unmet::TimedOut),
+            left if left > 0 => Ok(()),
+            _ => Err(Unmet::Killed),
         }
     }
 

@@ -33,4 +33,5 @@ codes! {
     ENODATA: "No data available.",
     EOPNOTSUPP: "Operation not supported on transport endpoint.",
     ESTALE: "Stale file handle.",
+    ETIMEDOUT: "Connection timed out.",
 }

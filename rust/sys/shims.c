@@ -147,6 +147,12 @@ bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms)
 	return wait_for_completion_timeout(done, msecs_to_jiffies(ms)) > 0;
 }
 
+/* Negative if the task is being killed, 0 if the time is over. */
+long cfrs_wait_killable_ms(struct completion *done, unsigned int ms)
+{
+	return wait_for_completion_killable_timeout(done, msecs_to_jiffies(ms));
+}
+
 /*
  * XArray.  The one mark in use is XA_MARK_1: an allocating array keeps
  * XA_MARK_0 for itself.

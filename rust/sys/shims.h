@@ -48,6 +48,7 @@ void cfrs_nofs_restore(unsigned int flags);
 bool cfrs_ratelimit(void);
 bool cfrs_is_dying(void);
 bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms);
+long cfrs_wait_killable_ms(struct completion *done, unsigned int ms);
 
 /* xarray */
 void cfrs_xa_init(struct xarray *xa, bool from_one);

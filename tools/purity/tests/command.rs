@@ -255,6 +255,19 @@ fn verbs_and_names_are_one_to_one() {
     );
 }
 
+/// A time is digits alone, and one that the kernel can wait.
+#[test]
+fn times_are_milliseconds() {
+    let time = |args: &'static [u8]| Verb::Timeout.parse(args);
+    assert_eq!(time(b"0"), Ok(Command::Timeout(0)));
+    assert_eq!(time(b"2147483647"), Ok(Command::Timeout(2147483647)));
+    assert_eq!(time(b""), Err(CommandError::MissingArgument(Verb::Timeout)));
+    for bad in [&b"2147483648"[..], b"-1", b"1s", b"0x10", b"99999999999999999999", b" "] {
+        assert_eq!(time(bad), Err(CommandError::NotATime(bad)));
+        assert_eq!(CommandError::NotATime(bad).errno(), 22);
+    }
+}
+
 /// The bytes with `_S` in the table of lib/ctype.c.
 #[test]
 fn spaces_are_those_of_the_kernels_ctype() {
@@ -312,6 +325,7 @@ fn rendered(command: &Command<'_>, gap: &str, number: fn(u64) -> String) -> Vec<
             format!("{},{}", number(*id), number(*size)).into(),
         ),
         Command::Cread(CreadArgs { id }) => (Verb::Cread, number(*id).into()),
+        Command::Timeout(ms) => (Verb::Timeout, ms.to_string().into()),
     };
     [verb.name().as_bytes(), gap.as_bytes(), &args].concat()
 }
@@ -332,7 +346,7 @@ proptest! {
 
     #[test]
     fn what_is_written_is_understood(
-        which in 0usize..13,
+        which in 0usize..14,
         text in text(),
         a: u64,
         b in 0..=i64::MAX as u64,
@@ -372,7 +386,8 @@ proptest! {
             }),
             10 => Command::Restore,
             11 => Command::Cinit(CinitArgs { id: a, size: some.then_some(b) }),
-            _ => Command::Cread(CreadArgs { id: a }),
+            12 => Command::Cread(CreadArgs { id: a }),
+            _ => Command::Timeout(a as u32 >> 1),
         };
         let mut line = rendered(&command, &gap, number);
         line.extend(tail.as_bytes());
