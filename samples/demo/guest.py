@@ -225,7 +225,10 @@ def story(image, program, disk):
     say(f"Mounting an image of {size / MIB:.1f} MiB ({len(files)} files) that is not here yet: "
         f"{sizes[0] / MIB:.1f} MiB of metadata, {sizes[1] / MIB:.1f} MiB of data")
     mount_image()
-    mounted = daemon.counters()
+    # The data blob is looked up beside the mount, and may be opened after it.
+    deadline = time.monotonic() + 10
+    while (mounted := daemon.counters())["opens"] < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
     must(mounted["opens"] == 2, f"{mounted['opens']} cookies were opened, not 2")
     note(f"mounted; fetched for it: {mounted['read_bytes'] // 1024} KiB")
 
