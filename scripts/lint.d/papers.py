@@ -62,10 +62,11 @@ def check_links(path, text):
 
 
 def check_length(path, text):
-    """Tables and links may be long; sentences may not."""
-    good = True
+    """Tables, links and quotations may be long; sentences may not."""
+    good, quoting = True, False
     for number, line in enumerate(text.splitlines(), 1):
-        if len(line) > 100 and not re.match(r"\s*[|+]|.*https?:|\s*\.\. ", line):
+        quoting ^= line.startswith("```")
+        if not quoting and len(line) > 100 and not re.match(r"\s*[|+]|.*https?:|\s*\.\. ", line):
             print(f"{path}:{number}: {len(line)} columns")
             good = False
     return good
