@@ -283,7 +283,7 @@ impl RequestTable {
         let request = {
             let mut table = self.reqs_lock.lock();
             let request = self.reqs.get(id).ok_or(EINVAL)?;
-            let own = object.is_none_or(|object| Arc::ptr_eq(&request.object, object));
+            let own = object.map_or(true, |object| Arc::ptr_eq(&request.object, object));
             let taken = request.progress.access_mut(&mut table).taken;
             if !rules::may_answer_read(&request.ask, own, taken) {
                 drop(table);

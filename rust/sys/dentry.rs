@@ -243,7 +243,12 @@ impl LockedDir<'_> {
     pub(crate) fn mkdir(&self, child: &Dentry, mode: u16) -> Result {
         // SAFETY: The directory is locked and `child` was looked up in it under this lock.
         to_result(unsafe {
-            bindings::cfrs_mkdir(self.access.mount().as_ptr(), self.dir.as_ptr(), child.as_ptr(), mode)
+            bindings::cfrs_mkdir(
+                self.access.mount().as_ptr(),
+                self.dir.as_ptr(),
+                child.as_ptr(),
+                mode,
+            )
         })
     }
 
@@ -259,7 +264,11 @@ impl LockedDir<'_> {
         let victim = victim.clone();
         // SAFETY: The directory is locked; the VFS checks that `victim` lies in it.
         to_result(unsafe {
-            bindings::cfrs_unlink(self.access.mount().as_ptr(), self.dir.as_ptr(), victim.as_ptr())
+            bindings::cfrs_unlink(
+                self.access.mount().as_ptr(),
+                self.dir.as_ptr(),
+                victim.as_ptr(),
+            )
         })
     }
 
