@@ -6,7 +6,7 @@
 
 use crate::kernel::run;
 use anyhow::{Context, Result};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 use std::{
     ffi::CString,
     fs,
@@ -28,14 +28,26 @@ impl Backing {
         let device = ram_disk(number)?;
         run(
             "mkfs.ext4",
-            &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", &device, &format!("{mib}M")],
+            &[
+                "-q",
+                "-F",
+                "-b",
+                "4096",
+                "-E",
+                "lazy_itable_init=1",
+                &device,
+                &format!("{mib}M"),
+            ],
         )?;
         Backing::mount(base, &device, "ext4", MountFlags::empty(), "")
     }
 
     /// A fresh ext4 on a device.
     pub fn ext4_on(base: &Path, device: &str) -> Result<Backing> {
-        run("mkfs.ext4", &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device])?;
+        run(
+            "mkfs.ext4",
+            &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device],
+        )?;
         Backing::mount(base, device, "ext4", MountFlags::empty(), "")
     }
 
@@ -52,7 +64,11 @@ impl Backing {
         let options = CString::new(options)?;
         mount(device, &dir, kind, flags, Some(options.as_c_str()))
             .with_context(|| format!("mounting {device} ({kind})"))?;
-        Ok(Backing { device: device.to_owned(), dir, mounted: true })
+        Ok(Backing {
+            device: device.to_owned(),
+            dir,
+            mounted: true,
+        })
     }
 
     /// Where it is mounted.
@@ -97,6 +113,9 @@ impl Drop for Backing {
 
 /// The path of a RAM disk.
 pub fn ram_disk(number: u32) -> Result<String> {
-    run("modprobe", &["brd"])?;
-    Ok(format!("/dev/ram{number}"))
+    let device = format!("/dev/ram{number}");
+    if !Path::new(&device).exists() {
+        run("modprobe", &["brd"])?;
+    }
+    Ok(device)
 }

@@ -106,12 +106,16 @@ impl Deref for Aligned {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.bytes.get(self.start..self.start + self.len).unwrap_or_default()
+        self.bytes
+            .get(self.start..self.start + self.len)
+            .unwrap_or_default()
     }
 }
 
 impl DerefMut for Aligned {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.bytes.get_mut(self.start..self.start + self.len).unwrap_or_default()
+        self.bytes
+            .get_mut(self.start..self.start + self.len)
+            .unwrap_or_default()
     }
 }

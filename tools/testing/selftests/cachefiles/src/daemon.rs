@@ -6,10 +6,10 @@
 //! test answers itself.  Never here: an expectation.
 
 use crate::blob::Blob;
-use anyhow::{Context, Result, bail};
+use anyhow::{bail, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno, ObjectFd, Request};
 use rustix::{
-    event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
+    event::{eventfd, poll, EventfdFlags, PollFd, PollFlags},
     io::write,
 };
 use std::{
@@ -18,9 +18,9 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     sync::{
-        Arc,
         atomic::{AtomicU64, Ordering},
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
+        Arc,
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -88,9 +88,20 @@ pub struct Stats {
 #[derive(Debug)]
 pub enum Event {
     /// An OPEN.
-    Open { msg_id: u32, object_id: u32, object: Arc<ObjectFd>, key: Vec<u8>, volume: Vec<u8> },
+    Open {
+        msg_id: u32,
+        object_id: u32,
+        object: Arc<ObjectFd>,
+        key: Vec<u8>,
+        volume: Vec<u8>,
+    },
     /// A READ, with the object's fd, if it is still open.
-    Read { msg_id: u32, object: Option<Arc<ObjectFd>>, offset: u64, len: u64 },
+    Read {
+        msg_id: u32,
+        object: Option<Arc<ObjectFd>>,
+        offset: u64,
+        len: u64,
+    },
     /// A CLOSE.
     Close { object_id: u32 },
 }
@@ -138,7 +149,9 @@ impl Daemon {
     /// Opens the device, binds a cache in this directory, and serves.
     pub fn start(dir: &Path, blobs: Blobs) -> Result<Daemon> {
         let device = Device::open().context("opening the device")?;
-        device.configure(&CacheConfig::new(dir)).context("configuring the cache")?;
+        device
+            .configure(&CacheConfig::new(dir))
+            .context("configuring the cache")?;
         device.bind_ondemand().context("binding the cache")?;
         Daemon::over(device, blobs)
     }
@@ -160,7 +173,14 @@ impl Daemon {
             forgotten,
         };
         let thread = Some(thread::spawn(move || server.run()));
-        Ok(Daemon { device: Some(device), stats, stop, thread, forget, events })
+        Ok(Daemon {
+            device: Some(device),
+            stats,
+            stop,
+            thread,
+            forget,
+            events,
+        })
     }
 
     /// The device.
@@ -209,9 +229,19 @@ impl Daemon {
     /// The next request, which must be an OPEN.
     pub fn open(&self) -> Result<Open> {
         match self.event()? {
-            Event::Open { msg_id, object_id, object, key, volume } => {
-                Ok(Open { msg_id, object_id, object, key, volume })
-            }
+            Event::Open {
+                msg_id,
+                object_id,
+                object,
+                key,
+                volume,
+            } => Ok(Open {
+                msg_id,
+                object_id,
+                object,
+                key,
+                volume,
+            }),
             other => bail!("expected an OPEN, got {other:?}"),
         }
     }
@@ -224,16 +254,26 @@ impl Daemon {
     /// The same, but it may take this long only.
     pub fn read_within(&self, within: Duration) -> Result<Read> {
         match self.event_within(within)? {
-            Event::Read { msg_id, object: Some(object), offset, len } => {
-                Ok(Read { msg_id, object, offset, len })
-            }
+            Event::Read {
+                msg_id,
+                object: Some(object),
+                offset,
+                len,
+            } => Ok(Read {
+                msg_id,
+                object,
+                offset,
+                len,
+            }),
             other => bail!("expected a READ, got {other:?}"),
         }
     }
 
     /// Lets the daemon's own hold of an object's fd go.
     pub fn forget(&self, object_id: u32) -> Result<()> {
-        self.forget.send(object_id).context("the daemon has ended")?;
+        self.forget
+            .send(object_id)
+            .context("the daemon has ended")?;
         self.wake()
     }
 
@@ -244,7 +284,9 @@ impl Daemon {
 
     /// Ends it: closes all objects and then the device.
     pub fn stop(&mut self) -> Result<()> {
-        let Some(thread) = self.thread.take() else { return Ok(()) };
+        let Some(thread) = self.thread.take() else {
+            return Ok(());
+        };
         self.device = None;
         // More than the loop's ordinary wake-ups can ever add up to.
         write(&self.stop, &STOP.to_ne_bytes())?;
@@ -306,7 +348,14 @@ impl Server {
 
     fn answer(&mut self, request: Request) -> io::Result<()> {
         match request {
-            Request::Open { msg_id, object_id, object, volume_key, cookie_key, .. } => {
+            Request::Open {
+                msg_id,
+                object_id,
+                object,
+                volume_key,
+                cookie_key,
+                ..
+            } => {
                 self.stats.opens.fetch_add(1, Ordering::SeqCst);
                 let known = self.blobs.0.get(&cookie_key);
                 let reply = match known {
@@ -320,9 +369,21 @@ impl Server {
                 let key = cookie_key.clone();
                 match reply {
                     None => {
-                        self.objects.insert(object_id, Object { fd: Arc::clone(&fd), key });
+                        self.objects.insert(
+                            object_id,
+                            Object {
+                                fd: Arc::clone(&fd),
+                                key,
+                            },
+                        );
                         let volume = volume_key;
-                        self.tell(Event::Open { msg_id, object_id, object: fd, key: cookie_key, volume });
+                        self.tell(Event::Open {
+                            msg_id,
+                            object_id,
+                            object: fd,
+                            key: cookie_key,
+                            volume,
+                        });
                     }
                     Some(Ok(size)) => {
                         self.objects.insert(object_id, Object { fd, key });
@@ -331,7 +392,12 @@ impl Server {
                     Some(Err(error)) => self.device.copen(msg_id, Err(error))?,
                 }
             }
-            Request::Read { msg_id, object_id, offset, len } => {
+            Request::Read {
+                msg_id,
+                object_id,
+                offset,
+                len,
+            } => {
                 self.stats.reads.fetch_add(1, Ordering::SeqCst);
                 self.stats.bytes.fetch_add(len, Ordering::SeqCst);
                 let object = self.objects.get(&object_id);
@@ -348,7 +414,12 @@ impl Server {
                     }
                     (object, _) => {
                         let object = object.map(|object| Arc::clone(&object.fd));
-                        self.tell(Event::Read { msg_id, object, offset, len });
+                        self.tell(Event::Read {
+                            msg_id,
+                            object,
+                            offset,
+                            len,
+                        });
                     }
                 }
             }

@@ -11,7 +11,7 @@ use crate::{
     raw::errno,
     tree,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::{Device, Errno};
 use std::{
     fs::File,
@@ -51,7 +51,10 @@ impl Helper {
             .spawn()
             .context("starting a helper")?;
         let stdout = child.stdout.take().context("the helper has no output")?;
-        Ok(Helper { child, output: BufReader::new(Box::new(stdout)) })
+        Ok(Helper {
+            child,
+            output: BufReader::new(Box::new(stdout)),
+        })
     }
 
     /// Its next line.
@@ -160,7 +163,11 @@ fn read_random(dir: &str, images: &str, seed: &str, count: &str) -> Result<()> {
         File::open(Path::new(dir).join(file))?
             .read_exact_at(&mut got, offset)
             .with_context(|| format!("{} at {offset}, {len} bytes", file.display()))?;
-        ensure!(want == got, "{} at {offset}, {len} bytes: wrong data", file.display());
+        ensure!(
+            want == got,
+            "{} at {offset}, {len} bytes: wrong data",
+            file.display()
+        );
     }
     println!("ok");
     Ok(())

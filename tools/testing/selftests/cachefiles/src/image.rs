@@ -65,7 +65,12 @@ impl Image {
     ) -> Image {
         let chunks = chunks.into();
         let size = (BLOCK << chunk_blocks_log2) * chunks.len() as u64;
-        self.files.push(File { name: name.into(), size, chunk_blocks_log2, chunks });
+        self.files.push(File {
+            name: name.into(),
+            size,
+            chunk_blocks_log2,
+            chunks,
+        });
         self
     }
 
@@ -80,19 +85,35 @@ impl Image {
         let end = (meta + inodes.last().copied().unwrap_or(0)).next_multiple_of(block);
         let mut image = vec![0; end];
 
-        put(&mut image, SUPER_OFFSET, &self.super_block(meta / block, end / block));
+        put(
+            &mut image,
+            SUPER_OFFSET,
+            &self.super_block(meta / block, end / block),
+        );
         for (number, tag) in self.devices.iter().enumerate() {
             let slot = table + number * SLOT;
             put(&mut image, slot, tag.as_bytes());
             put(&mut image, slot + 64, &u32::MAX.to_le_bytes());
         }
         put(&mut image, dir, &self.directory(&inodes));
-        let root = inode(FORMAT_FLAT, 0o40755, dir_bytes.len() as u64, (dir / block) as u32, 1);
+        let root = inode(
+            FORMAT_FLAT,
+            0o40755,
+            dir_bytes.len() as u64,
+            (dir / block) as u32,
+            1,
+        );
         put(&mut image, meta, &root);
         for ((file, offset), ino) in self.files.iter().zip(&inodes).zip(2..) {
             let format = u32::from(CHUNK_INDEXES | file.chunk_blocks_log2);
-            put(&mut image, meta + offset, &inode(FORMAT_CHUNKED, 0o100_644, file.size, format, ino));
-            for ((device, first), at) in file.chunks.iter().zip((meta + offset + INODE..).step_by(8)) {
+            put(
+                &mut image,
+                meta + offset,
+                &inode(FORMAT_CHUNKED, 0o100_644, file.size, format, ino),
+            );
+            for ((device, first), at) in
+                file.chunks.iter().zip((meta + offset + INODE..).step_by(8))
+            {
                 put(&mut image, at + 2, &device.to_le_bytes());
                 put(&mut image, at + 4, &first.to_le_bytes());
             }

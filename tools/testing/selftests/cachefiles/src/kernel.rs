@@ -4,7 +4,7 @@
 //!
 //! Lives here: what is read from /proc and /dev/kmsg, and module loading.  Never here: the device.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{bail, Context, Result};
 use rustix::{
     fs::{Mode, OFlags, SeekFrom},
     io::Errno,
@@ -28,7 +28,12 @@ pub fn run(program: &str, args: &[&str]) -> Result<String> {
         .with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!("{program} {}: {}: {}", args.join(" "), output.status, stderr.trim());
+        bail!(
+            "{program} {}: {}: {}",
+            args.join(" "),
+            output.status,
+            stderr.trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -45,11 +50,15 @@ pub struct Module {
 impl Module {
     /// Loads the module with these parameters.
     pub fn load_with(path: &Path, parameters: &CStr) -> Result<Module> {
-        run("modprobe", &["-a", "netfs", "erofs"])?;
+        if !Path::new("/sys/module/netfs").exists() || !Path::new("/sys/module/erofs").exists() {
+            run("modprobe", &["-a", "netfs", "erofs"])?;
+        }
         let file = fs::File::open(path).with_context(|| format!("no module {}", path.display()))?;
-        finit_module(file, parameters, 0)
-            .with_context(|| format!("loading {}", path.display()))?;
-        Ok(Module { path: path.to_owned(), loaded: true })
+        finit_module(file, parameters, 0).with_context(|| format!("loading {}", path.display()))?;
+        Ok(Module {
+            path: path.to_owned(),
+            loaded: true,
+        })
     }
 
     /// Loads the module.
@@ -119,13 +128,25 @@ pub struct Kmsg {
 impl Kmsg {
     /// Starts listening.
     pub fn from_now() -> Result<Kmsg> {
-        let fd = rustix::fs::open("/dev/kmsg", OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+        let fd = rustix::fs::open(
+            "/dev/kmsg",
+            OFlags::RDONLY | OFlags::NONBLOCK,
+            Mode::empty(),
+        )?;
         rustix::fs::seek(&fd, SeekFrom::End(0))?;
         Ok(Kmsg { fd })
     }
 
+    /// What the module logged since, without its prefix, in small letters.
+    pub fn of_module(&self) -> Result<Vec<String>> {
+        let lines = self.lines()?.into_iter().map(|line| line.to_lowercase());
+        Ok(lines
+            .filter_map(|line| line.strip_prefix("cachefiles: ").map(str::to_owned))
+            .collect())
+    }
+
     /// What was logged since.
-    pub fn lines(&self) -> Result<Vec<String>> {
+    fn lines(&self) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         let mut record = [0; 8192];
         loop {
@@ -133,7 +154,11 @@ impl Kmsg {
                 Ok(len) => {
                     let text = String::from_utf8_lossy(record.get(..len).unwrap_or(&record));
                     let text = text.lines().next().unwrap_or_default();
-                    lines.push(text.split_once(';').map_or(text, |(_, text)| text).to_owned());
+                    lines.push(
+                        text.split_once(';')
+                            .map_or(text, |(_, text)| text)
+                            .to_owned(),
+                    );
                 }
                 Err(Errno::AGAIN) => return Ok(lines),
                 // Records were overwritten before we read them.

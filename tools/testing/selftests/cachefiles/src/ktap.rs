@@ -56,14 +56,17 @@ impl fmt::Display for Skip {
 
 impl error::Error for Skip {}
 
-/// How long a case may take.
-const TIME_LIMIT: Duration = Duration::from_secs(90);
+/// How long a case may take; the longest takes 30 s on a machine that does nothing else.
+const TIME_LIMIT: Duration = Duration::from_secs(200);
 
 const STATUS_FAILED: u8 = 1;
 const STATUS_SKIPPED: u8 = 4;
 
 fn find(group: &str) -> Option<&'static Group> {
-    tests::GROUPS.iter().copied().find(|known| known.name == group)
+    tests::GROUPS
+        .iter()
+        .copied()
+        .find(|known| known.name == group)
 }
 
 /// Runs one case in this process; the result is the exit status.
@@ -169,7 +172,11 @@ fn run_child(group: &str, case: &str) -> io::Result<Outcome> {
             }
         }
     }
-    let status = if timed_out { kill(child)? } else { Some(child.wait()?) };
+    let status = if timed_out {
+        kill(child)?
+    } else {
+        Some(child.wait()?)
+    };
     let mut problems = match status {
         _ if timed_out => vec![format!("took longer than {} s", TIME_LIMIT.as_secs())],
         Some(status) if status.success() || status.code() == Some(STATUS_SKIPPED.into()) => vec![],

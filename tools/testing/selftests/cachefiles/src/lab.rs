@@ -4,11 +4,17 @@
 //!
 //! Lives here: the fixture, and the check that a case left nothing behind.  Never here: a test.
 
-use crate::{backing::Backing, daemon::{Blobs, Daemon}, kernel, kernel::Module, ktap::Skip};
-use anyhow::{Context, Result, bail, ensure};
+use crate::{
+    backing::Backing,
+    daemon::{Blobs, Daemon},
+    kernel,
+    kernel::Module,
+    ktap::Skip,
+};
+use anyhow::{bail, ensure, Context, Result};
 use rustix::{
-    mount::{UnmountFlags, unmount},
-    process::{Pid, Signal, kill_process},
+    mount::{unmount, UnmountFlags},
+    process::{kill_process, Pid, Signal},
 };
 use std::{
     collections::BTreeSet,
@@ -47,7 +53,9 @@ impl Lab {
         let module = env::var_os("CACHEFILES_MODULE").filter(|path| !path.is_empty());
         Ok(Lab {
             base,
-            module: module.context("CACHEFILES_MODULE does not say which module to test")?.into(),
+            module: module
+                .context("CACHEFILES_MODULE does not say which module to test")?
+                .into(),
             is_peer: env::var_os("CACHEFILES_PEER").is_some_and(|peer| !peer.is_empty()),
         })
     }
@@ -181,7 +189,13 @@ impl Leftovers {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        for dir in self.mounts.difference(&before.mounts).collect::<Vec<_>>().iter().rev() {
+        for dir in self
+            .mounts
+            .difference(&before.mounts)
+            .collect::<Vec<_>>()
+            .iter()
+            .rev()
+        {
             found.push(format!("left {} mounted", dir.display()));
             let _ = unmount(dir.as_path(), UnmountFlags::DETACH);
         }
@@ -218,7 +232,9 @@ fn loops() -> BTreeSet<String> {
 
 /// The processes that run this program, but for this one.
 fn processes() -> BTreeSet<i32> {
-    let Ok(own) = fs::read_link("/proc/self/exe") else { return BTreeSet::new() };
+    let Ok(own) = fs::read_link("/proc/self/exe") else {
+        return BTreeSet::new();
+    };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
         .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == own))

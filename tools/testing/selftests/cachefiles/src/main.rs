@@ -35,7 +35,9 @@ fn main() -> ExitCode {
     match rest.as_slice() {
         ["helper", verb, operands @ ..] => helper::run(verb, operands),
         ["list"] => {
-            tests::GROUPS.iter().for_each(|group| println!("{}", group.name));
+            tests::GROUPS
+                .iter()
+                .for_each(|group| println!("{}", group.name));
             ExitCode::SUCCESS
         }
         ["case", group, case] => ktap::run_case(group, case),

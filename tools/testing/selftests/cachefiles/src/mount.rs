@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result};
 use cachefiles_client::Errno;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 use std::{
     ffi::CString,
     fs,
@@ -24,6 +24,9 @@ pub struct Mount {
     mounted: bool,
 }
 
+/// A thread that mounts.
+pub type Mounting = JoinHandle<Result<Mount, Errno>>;
+
 /// `mount -t erofs -o fsid=FSID[,MORE]` and nothing said about an error.
 pub fn try_mount(base: &Path, fsid: &[u8], more: &[u8]) -> Result<Mount, Errno> {
     let number = NUMBER.fetch_add(1, Ordering::SeqCst);
@@ -32,7 +35,13 @@ pub fn try_mount(base: &Path, fsid: &[u8], more: &[u8]) -> Result<Mount, Errno> 
     let separator: &[u8] = if more.is_empty() { b"" } else { b"," };
     let options = [b"fsid=", fsid, separator, more].concat();
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
-    match mount("none", &dir, "erofs", MountFlags::RDONLY, Some(options.as_c_str())) {
+    match mount(
+        "none",
+        &dir,
+        "erofs",
+        MountFlags::RDONLY,
+        Some(options.as_c_str()),
+    ) {
         Ok(()) => Ok(Mount { dir, mounted: true }),
         Err(error) => {
             let _ = fs::remove_dir(&dir);
@@ -54,7 +63,7 @@ impl Mount {
     }
 
     /// Mounts in another thread, for a test that answers the requests itself.
-    pub fn in_background(base: &Path, fsid: &str) -> JoinHandle<Result<Mount, Errno>> {
+    pub fn in_background(base: &Path, fsid: &str) -> Mounting {
         let (base, fsid) = (base.to_owned(), fsid.as_bytes().to_owned());
         thread::spawn(move || try_mount(&base, &fsid, b""))
     }

@@ -3,7 +3,10 @@
 //! System calls with an address that is no memory.
 //!
 //! Lives here: this crate's only `unsafe`, for what no safe interface can be made to do.
-#![expect(unsafe_code, reason = "a bad address cannot be passed through a reference")]
+#![expect(
+    unsafe_code,
+    reason = "a bad address cannot be passed through a reference"
+)]
 
 use rustix::io::Errno;
 use std::{

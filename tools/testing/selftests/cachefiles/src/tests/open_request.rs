@@ -7,14 +7,14 @@ use crate::{
     group,
     image::BLOCK,
     kernel::Kmsg,
-    lab::{Lab, eventually},
-    mount::{Mount, try_mount},
+    lab::{eventually, Lab},
+    mount::{try_mount, Mount, Mounting},
     raw,
-    stage::{self, Stage, expect_data, expect_error, expect_file, read_block_here},
+    stage::{self, expect_data, expect_error, expect_file, read_block_here, Stage},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno};
-use std::{fs, thread::JoinHandle, time::Duration};
+use std::{fs, time::Duration};
 
 group!("open_request":
     carries_keys,
@@ -35,12 +35,16 @@ group!("open_request":
 fn manual(lab: &Lab) -> Result<(crate::lab::Cache, Daemon)> {
     let cache = lab.cache()?;
     let blobs = stage::blobs_named("other", "blob", Manner::Serve);
-    let blobs = blobs.with_manner("meta", crate::blob::Blob::Bytes(vec![].into()), Manner::Manual);
+    let blobs = blobs.with_manner(
+        "meta",
+        crate::blob::Blob::Bytes(vec![].into()),
+        Manner::Manual,
+    );
     let daemon = cache.serve(blobs)?;
     Ok((cache, daemon))
 }
 
-fn mounted(mount: JoinHandle<Result<Mount, Errno>>) -> Result<Result<Mount, Errno>> {
+fn mounted(mount: Mounting) -> Result<Result<Mount, Errno>> {
     mount.join().ok().context("the mounting thread panicked")
 }
 
@@ -107,7 +111,10 @@ fn closed_then_answered_with_size(lab: &Lab) -> Result<()> {
     daemon.forget(object_id)?;
     std::thread::sleep(Duration::from_millis(20));
     daemon.device()?.copen(msg_id, Ok(BLOCK))?;
-    ensure!(mounted(mount)?.is_err(), "mounted an object that nobody serves");
+    ensure!(
+        mounted(mount)?.is_err(),
+        "mounted an object that nobody serves"
+    );
     still_serves(lab)
 }
 
@@ -138,12 +145,19 @@ fn malformed_answers(lab: &Lab) -> Result<()> {
         let open = daemon.open()?;
         let device = daemon.device()?;
         let wrong_id = format!("copen {},4096", open.msg_id.wrapping_add(7));
-        expect_error(device.command(wrong_id.as_bytes()), Errno::INVAL, "an unknown id")?;
+        expect_error(
+            device.command(wrong_id.as_bytes()),
+            Errno::INVAL,
+            "an unknown id",
+        )?;
         let log = Kmsg::from_now()?;
         let line = format!("copen {},{size}", open.msg_id);
         expect_error(device.command(line.as_bytes()), want, &line)?;
-        let said = log.lines()?.join("\n");
-        ensure!(lab.is_peer() || said.contains("copen"), "no message about {line}: {said}");
+        let said = log.of_module()?.join("\n");
+        ensure!(
+            lab.is_peer() || said.contains("copen"),
+            "no message about {line}: {said}"
+        );
         ensure!(mounted(mount)?.is_err(), "mounted after {line}");
         still_serves(lab)?;
     }
@@ -157,7 +171,11 @@ fn answered_twice(lab: &Lab) -> Result<()> {
     let open = daemon.open()?;
     let device = daemon.device()?;
     device.copen(open.msg_id, Err(Errno::NOENT))?;
-    expect_error(device.copen(open.msg_id, Ok(4096)), Errno::INVAL, "a second answer")?;
+    expect_error(
+        device.copen(open.msg_id, Ok(4096)),
+        Errno::INVAL,
+        "a second answer",
+    )?;
     ensure!(mounted(mount)?.is_err(), "the second answer counted");
     Ok(())
 }
@@ -172,7 +190,11 @@ fn fd_closed_early_is_reopened(lab: &Lab) -> Result<()> {
         let open = daemon.open()?;
         daemon.device()?.copen(open.msg_id, Ok(stage::SIZE))?;
         let read = daemon.read()?;
-        ensure!(read.offset == u64::from(block) * BLOCK, "a READ at {}", read.offset);
+        ensure!(
+            read.offset == u64::from(block) * BLOCK,
+            "a READ at {}",
+            read.offset
+        );
         read.object.write_all_at(&aligned(block), read.offset)?;
         read.object.complete_read(read.msg_id)?;
         expect_data(stage::join(reader)?, block)?;
@@ -197,7 +219,7 @@ fn open_fds() -> Result<usize> {
 }
 
 /// A bound device without a daemon, and a mount that waits for its OPEN.
-fn waiting_open(lab: &Lab) -> Result<(crate::lab::Cache, Device, JoinHandle<Result<Mount, Errno>>)> {
+fn waiting_open(lab: &Lab) -> Result<(crate::lab::Cache, Device, Mounting)> {
     let cache = lab.cache()?;
     let device = Device::open()?;
     device.configure(&CacheConfig::new(cache.dir()))?;
@@ -226,8 +248,16 @@ fn small_buffer_loses_nothing(lab: &Lab) -> Result<()> {
 fn bad_address_leaks_no_fd(lab: &Lab) -> Result<()> {
     let (_cache, device, mount) = waiting_open(lab)?;
     let fds = open_fds()?;
-    expect_error(raw::read_into_bad_address(&device, 1024), Errno::FAULT, "a bad address")?;
-    ensure!(open_fds()? == fds, "{} fds more", open_fds()?.wrapping_sub(fds));
+    expect_error(
+        raw::read_into_bad_address(&device, 1024),
+        Errno::FAULT,
+        "a bad address",
+    )?;
+    ensure!(
+        open_fds()? == fds,
+        "{} fds more",
+        open_fds()?.wrapping_sub(fds)
+    );
     // On C the request is answered with EFAULT; ours may keep it.  Either way serving goes on.
     let _daemon = Daemon::over(device, stage::blobs(Manner::Serve))?;
     drop(mounted(mount)?);

@@ -13,7 +13,7 @@ use crate::{
     mount::Mount,
     tree::{self, Kind},
 };
-use anyhow::{Result, ensure};
+use anyhow::{ensure, Result};
 use rustix::mount::MountFlags;
 
 group!("persistence":
@@ -27,13 +27,19 @@ group!("persistence":
 /// Run in a first boot, on a disk that stays.
 pub const FILL: Group = Group {
     name: "reboot_fill",
-    cases: &[crate::ktap::Case { name: "fill", run: fill }],
+    cases: &[crate::ktap::Case {
+        name: "fill",
+        run: fill,
+    }],
 };
 
 /// Run in a second boot.
 pub const READ: Group = Group {
     name: "reboot_read",
-    cases: &[crate::ktap::Case { name: "after_reboot", run: after_reboot }],
+    cases: &[crate::ktap::Case {
+        name: "after_reboot",
+        run: after_reboot,
+    }],
 };
 
 /// The kinds that are kept; two cookies each, or compressed.
@@ -60,7 +66,10 @@ fn after_remount(lab: &Lab) -> Result<()> {
     let kind = tree::kind("chunked")?;
     let cache = lab.cache()?;
     let daemon = cache.serve(blobs(lab, kind)?)?;
-    ensure!(pass(lab, &daemon, kind)? > 0, "a cold cache asked for nothing");
+    ensure!(
+        pass(lab, &daemon, kind)? > 0,
+        "a cold cache asked for nothing"
+    );
     for round in 0..3 {
         let reads = pass(lab, &daemon, kind)?;
         ensure!(reads == 0, "{reads} READs in remount {round}");
@@ -72,7 +81,10 @@ fn after_another_daemon(lab: &Lab) -> Result<()> {
     let kind = tree::kind("tail-packed")?;
     let cache = lab.cache()?;
     let mut daemon = cache.serve(blobs(lab, kind)?)?;
-    ensure!(pass(lab, &daemon, kind)? > 0, "a cold cache asked for nothing");
+    ensure!(
+        pass(lab, &daemon, kind)? > 0,
+        "a cold cache asked for nothing"
+    );
     daemon.stop()?;
     let daemon = cache.serve(blobs(lab, kind)?)?;
     let reads = pass(lab, &daemon, kind)?;
@@ -84,7 +96,10 @@ fn after_reload(lab: &Lab) -> Result<()> {
     let kind = tree::kind("lz4")?;
     let mut cache = lab.cache()?;
     let mut daemon = cache.serve(blobs(lab, kind)?)?;
-    ensure!(pass(lab, &daemon, kind)? > 0, "a cold cache asked for nothing");
+    ensure!(
+        pass(lab, &daemon, kind)? > 0,
+        "a cold cache asked for nothing"
+    );
     daemon.stop()?;
     cache.module.reload()?;
     let daemon = cache.serve(blobs(lab, kind)?)?;
@@ -101,13 +116,18 @@ fn half_filled_cache_asks_for_the_rest(lab: &Lab) -> Result<()> {
     let daemon = cache.serve(blobs(lab, kind)?)?;
     let mut first = mount(lab, kind)?;
     let name = "a/b/c/big";
-    let same = tree::checksum(&first.path(name))? == tree::checksum(&images.join("source").join(name))?;
+    let same =
+        tree::checksum(&first.path(name))? == tree::checksum(&images.join("source").join(name))?;
     ensure!(same, "wrong data");
     first.unmount()?;
     let mut second = mount(lab, kind)?;
     let before = daemon.reads();
     tree::checksum(&second.path(name))?;
-    ensure!(daemon.reads() == before, "{} READs for one warm file", daemon.reads() - before);
+    ensure!(
+        daemon.reads() == before,
+        "{} READs for one warm file",
+        daemon.reads() - before
+    );
     tree::compare(second.dir(), &images)?;
     ensure!(daemon.reads() > before, "the other files came from nowhere");
     second.unmount()?;
@@ -148,7 +168,10 @@ fn fill(lab: &Lab) -> Result<()> {
     let _module = Module::load(lab.module())?;
     let daemon = Daemon::start(fs.dir(), all_blobs(lab)?)?;
     for name in KEPT {
-        ensure!(pass(lab, &daemon, tree::kind(name)?)? > 0, "a cold cache asked for nothing");
+        ensure!(
+            pass(lab, &daemon, tree::kind(name)?)? > 0,
+            "a cold cache asked for nothing"
+        );
     }
     Ok(())
 }

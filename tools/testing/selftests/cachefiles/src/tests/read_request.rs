@@ -8,10 +8,12 @@ use crate::{
     group,
     image::BLOCK,
     lab::Lab,
-    stage::{self, SIZE, Stage, expect_data, expect_error, expect_file, join, read_block,
-        read_block_here, want},
+    stage::{
+        self, expect_data, expect_error, expect_file, join, read_block, read_block_here, want,
+        Stage, SIZE,
+    },
 };
-use anyhow::{Result, bail, ensure};
+use anyhow::{bail, ensure, Result};
 use cachefiles_client::Errno;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -74,10 +76,23 @@ fn asks_for_whole_blocks_that_are_missing(lab: &Lab) -> Result<()> {
     for block in [5, 6, 0, 63, 62, 30] {
         let reader = read_block(&stage.file(), block);
         let read = stage.daemon.read()?;
-        ensure!(read.offset % BLOCK == 0 && read.len % BLOCK == 0, "{} {}", read.offset, read.len);
-        ensure!(read.len > 0 && read.offset + read.len <= SIZE, "{} {}", read.offset, read.len);
+        ensure!(
+            read.offset % BLOCK == 0 && read.len % BLOCK == 0,
+            "{} {}",
+            read.offset,
+            read.len
+        );
+        ensure!(
+            read.len > 0 && read.offset + read.len <= SIZE,
+            "{} {}",
+            read.offset,
+            read.len
+        );
         let start = u64::from(block) * BLOCK;
-        ensure!((read.offset..read.offset + read.len).contains(&start), "not what was missed");
+        ensure!(
+            (read.offset..read.offset + read.len).contains(&start),
+            "not what was missed"
+        );
         for at in (read.offset..read.offset + read.len).step_by(BLOCK as usize) {
             ensure!(asked.insert(at), "the block at {at} is asked for again");
         }
@@ -88,14 +103,21 @@ fn asks_for_whole_blocks_that_are_missing(lab: &Lab) -> Result<()> {
     expect_data(read_block_here(&stage.file(), 5), 5)?;
     crate::kernel::drop_caches()?;
     expect_data(read_block_here(&stage.file(), 5), 5)?;
-    ensure!(stage.daemon.is_quiet(Duration::from_millis(50)), "a READ for cached data");
+    ensure!(
+        stage.daemon.is_quiet(Duration::from_millis(50)),
+        "a READ for cached data"
+    );
     Ok(())
 }
 
 fn completed_without_writing(lab: &Lab) -> Result<()> {
     let stage = Stage::new(lab, Manner::CompleteOnly)?;
     for block in [0, 1, 63] {
-        expect_error(read_block_here(&stage.file(), block), Errno::IO, "no data were written")?;
+        expect_error(
+            read_block_here(&stage.file(), block),
+            Errno::IO,
+            "no data were written",
+        )?;
     }
     Ok(())
 }
@@ -105,7 +127,8 @@ fn completed_after_a_failed_write(lab: &Lab) -> Result<()> {
     let stage = Stage::new(lab, Manner::ManualReads)?;
     let reader = read_block(&stage.file(), 2);
     let read = stage.daemon.read()?;
-    let failed = crate::raw::pwrite_from_bad_address(&*read.object, 4096, i64::try_from(read.offset)?);
+    let failed =
+        crate::raw::pwrite_from_bad_address(&*read.object, 4096, i64::try_from(read.offset)?);
     expect_error(failed, Errno::FAULT, "writing from a bad address")?;
     complete_all(&stage, read)?;
     expect_error(join(reader)?, Errno::IO, "the write failed")?;
@@ -124,7 +147,10 @@ fn short_write(lab: &Lab) -> Result<()> {
         println!("C takes half a block for a whole one; its reader sees zeros: {wrote:?}");
         read.object.complete_read(read.msg_id)?;
         let got = join(reader)??;
-        ensure!(got[..half] == want(2)[..half], "the half that was written is wrong");
+        ensure!(
+            got[..half] == want(2)[..half],
+            "the half that was written is wrong"
+        );
         return Ok(());
     }
     ensure!(wrote? == half, "not all of the half was taken");
@@ -140,8 +166,13 @@ fn short_write_completed_later(lab: &Lab) -> Result<()> {
     let read = stage.daemon.read()?;
     let half = (BLOCK / 2) as usize;
     let bytes = aligned(2);
-    ensure!(read.object.write_at(&bytes[..half], read.offset)? == half, "the first half");
-    let rest = read.object.write_at(&bytes[half..], read.offset + half as u64);
+    ensure!(
+        read.object.write_at(&bytes[..half], read.offset)? == half,
+        "the first half"
+    );
+    let rest = read
+        .object
+        .write_at(&bytes[half..], read.offset + half as u64);
     if lab.is_peer() {
         // C takes no write that does not start at a page.
         println!("C refuses a write that starts inside a page: {rest:?}");
@@ -189,7 +220,9 @@ fn write_in_odd_pieces(lab: &Lab) -> Result<()> {
     let (mut at, mut piece) = (0, 1);
     while at < bytes.len() {
         let end = bytes.len().min(at + piece);
-        let wrote = read.object.write_at(&bytes[at..end], read.offset + at as u64)?;
+        let wrote = read
+            .object
+            .write_at(&bytes[at..end], read.offset + at as u64)?;
         ensure!(wrote == end - at, "{wrote} of {} bytes at {at}", end - at);
         (at, piece) = (end, piece + 1);
     }
@@ -205,8 +238,14 @@ fn write_past_the_end(lab: &Lab) -> Result<()> {
     let mut bytes = Aligned::new(8 * BLOCK as usize);
     crate::blob::pattern(stage::SEED, read.offset, &mut bytes);
     let wrote = read.object.write_at(&bytes, read.offset)?;
-    ensure!(wrote == bytes.len(), "{wrote} of {} bytes written over the end", bytes.len());
-    let far = read.object.write_at(&bytes[..BLOCK as usize], SIZE + (1 << 20))?;
+    ensure!(
+        wrote == bytes.len(),
+        "{wrote} of {} bytes written over the end",
+        bytes.len()
+    );
+    let far = read
+        .object
+        .write_at(&bytes[..BLOCK as usize], SIZE + (1 << 20))?;
     ensure!(far == BLOCK as usize, "{far} bytes written beyond the end");
     read.object.complete_read(read.msg_id)?;
     drop(read);
@@ -229,7 +268,10 @@ fn write_more_than_asked(lab: &Lab) -> Result<()> {
     for block in 8..16 {
         expect_data(read_block_here(&stage.file(), block), block)?;
     }
-    ensure!(stage.daemon.is_quiet(Duration::from_millis(50)), "a READ for what was written");
+    ensure!(
+        stage.daemon.is_quiet(Duration::from_millis(50)),
+        "a READ for what was written"
+    );
     Ok(())
 }
 
@@ -237,8 +279,16 @@ fn completed_twice_or_with_a_wrong_id(lab: &Lab) -> Result<()> {
     let stage = Stage::new(lab, Manner::ManualReads)?;
     let reader = read_block(&stage.file(), 1);
     let read = stage.daemon.read()?;
-    for id in [read.msg_id.wrapping_add(1), read.msg_id.wrapping_sub(1), u32::MAX] {
-        expect_error(read.object.complete_read(id), Errno::INVAL, "completing an unknown id")?;
+    for id in [
+        read.msg_id.wrapping_add(1),
+        read.msg_id.wrapping_sub(1),
+        u32::MAX,
+    ] {
+        expect_error(
+            read.object.complete_read(id),
+            Errno::INVAL,
+            "completing an unknown id",
+        )?;
     }
     serve(&read)?;
     let again = read.object.complete_read(read.msg_id);
@@ -251,17 +301,35 @@ fn completed_through_another_object(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let (one, two) = ("meta", "meta2");
     let blobs = stage::blobs_named(one, "blob", Manner::ManualReads);
-    let image = crate::image::Image::new().device("blob2").file("file", 0, [(1, 0), (1, 1)]).build();
-    let source = crate::blob::Blob::Pattern { seed: stage::SEED, size: 2 * BLOCK };
-    let blobs = blobs.with(two, image).with_manner("blob2", source, Manner::ManualReads);
+    let image = crate::image::Image::new()
+        .device("blob2")
+        .file("file", 0, [(1, 0), (1, 1)])
+        .build();
+    let source = crate::blob::Blob::Pattern {
+        seed: stage::SEED,
+        size: 2 * BLOCK,
+    };
+    let blobs = blobs
+        .with(two, image)
+        .with_manner("blob2", source, Manner::ManualReads);
     let daemon = cache.serve(blobs)?;
     let first = crate::mount::Mount::new(lab.base(), one)?;
     let second = crate::mount::Mount::new(lab.base(), two)?;
-    let (reader1, reader2) =
-        (read_block(&first.path("file"), 0), read_block(&second.path("file"), 0));
+    let (reader1, reader2) = (
+        read_block(&first.path("file"), 0),
+        read_block(&second.path("file"), 0),
+    );
     let (a, b) = (daemon.read()?, daemon.read()?);
-    expect_error(a.object.complete_read(b.msg_id), Errno::INVAL, "through another object's fd")?;
-    expect_error(b.object.complete_read(a.msg_id), Errno::INVAL, "through another object's fd")?;
+    expect_error(
+        a.object.complete_read(b.msg_id),
+        Errno::INVAL,
+        "through another object's fd",
+    )?;
+    expect_error(
+        b.object.complete_read(a.msg_id),
+        Errno::INVAL,
+        "through another object's fd",
+    )?;
     serve(&a)?;
     serve(&b)?;
     expect_data(join(reader1)?, 0)?;
@@ -274,13 +342,25 @@ fn open_id_is_no_read_id(lab: &Lab) -> Result<()> {
     let daemon = cache.serve(stage::blobs(Manner::Manual))?;
     let mount = crate::mount::Mount::new(lab.base(), "meta")?;
     let open = daemon.open()?;
-    expect_error(open.object.complete_read(open.msg_id), Errno::INVAL, "an OPEN completed")?;
+    expect_error(
+        open.object.complete_read(open.msg_id),
+        Errno::INVAL,
+        "an OPEN completed",
+    )?;
     let device = daemon.device()?;
     device.copen(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
-    expect_error(device.copen(read.msg_id, Ok(SIZE)), Errno::INVAL, "a READ answered by copen")?;
-    expect_error(device.copen(read.msg_id, Err(Errno::IO)), Errno::INVAL, "a READ refused")?;
+    expect_error(
+        device.copen(read.msg_id, Ok(SIZE)),
+        Errno::INVAL,
+        "a READ answered by copen",
+    )?;
+    expect_error(
+        device.copen(read.msg_id, Err(Errno::IO)),
+        Errno::INVAL,
+        "a READ refused",
+    )?;
     serve(&read)?;
     expect_data(join(reader)?, 0)
 }
@@ -288,7 +368,9 @@ fn open_id_is_no_read_id(lab: &Lab) -> Result<()> {
 /// Eight readers, answered last first.
 fn answered_in_reverse_order(lab: &Lab) -> Result<()> {
     let stage = Stage::new(lab, Manner::ManualReads)?;
-    let readers: Vec<_> = (0..8).map(|n| (n * 4, read_block(&stage.file(), n * 4))).collect();
+    let readers: Vec<_> = (0..8)
+        .map(|n| (n * 4, read_block(&stage.file(), n * 4)))
+        .collect();
     let mut reads = Vec::new();
     for _ in &readers {
         reads.push(stage.daemon.read()?);
@@ -327,6 +409,9 @@ fn whole_blob_written_at_open(lab: &Lab) -> Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     expect_file(&mount.path("file"))?;
-    ensure!(daemon.is_quiet(Duration::from_millis(50)), "a READ for what was prefetched");
+    ensure!(
+        daemon.is_quiet(Duration::from_millis(50)),
+        "a READ for what was prefetched"
+    );
     Ok(())
 }

@@ -3,17 +3,17 @@
 //! Full disks: readers of what cannot be cached get an error, and the cache stays sound.
 
 use crate::{
-    blob::{Blob, pattern},
+    blob::{pattern, Blob},
     daemon::{Blobs, Daemon},
     group,
-    image::{BLOCK, Image},
+    image::{Image, BLOCK},
     kernel::run,
     lab::{Cache, Lab},
     mount::Mount,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device};
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{fallocate, statvfs, FallocateFlags};
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
 group!("space":
@@ -30,8 +30,17 @@ const BLOCKS: u32 = 1536;
 fn blobs() -> Blobs {
     let chunks: Vec<(u16, u32)> = (0..BLOCKS / 16).map(|chunk| (1, chunk * 16)).collect();
     Blobs::new()
-        .with("meta", Image::new().device("blob").file("file", 4, chunks).build())
-        .with("blob", Blob::Pattern { seed: SEED, size: u64::from(BLOCKS) * BLOCK })
+        .with(
+            "meta",
+            Image::new().device("blob").file("file", 4, chunks).build(),
+        )
+        .with(
+            "blob",
+            Blob::Pattern {
+                seed: SEED,
+                size: u64::from(BLOCKS) * BLOCK,
+            },
+        )
 }
 
 /// Binds with the limits at this per cent for `bstop` and `fstop`.
@@ -78,7 +87,9 @@ fn read_all(file: &Path) -> Result<(u32, u32)> {
 }
 
 fn fsck(device: &str) -> Result<()> {
-    run("e2fsck", &["-f", "-n", device]).map(drop).context("the backing file system")
+    run("e2fsck", &["-f", "-n", device])
+        .map(drop)
+        .context("the backing file system")
 }
 
 /// Reads more than fits; then checks what is there, with a new daemon, and the file system.
@@ -89,14 +100,20 @@ fn overfill(lab: &Lab, stop: u64) -> Result<()> {
     let mut mount = Mount::new(lab.base(), "meta")?;
     let (right, failed) = read_all(&mount.path("file"))?;
     println!("{right} chunks read, {failed} failed");
-    ensure!(right > 0, "nothing was cached although there was room for something");
+    ensure!(
+        right > 0,
+        "nothing was cached although there was room for something"
+    );
     ensure!(failed > 0, "6 MiB were cached where 3 MiB were free");
     mount.unmount()?;
     daemon.stop()?;
     let mut daemon = serve(&cache, stop)?;
     let mut mount = Mount::new(lab.base(), "meta")?;
     let (again, _) = read_all(&mount.path("file"))?;
-    ensure!(again >= right, "{again} chunks after a remount, {right} before it");
+    ensure!(
+        again >= right,
+        "{again} chunks after a remount, {right} before it"
+    );
     mount.unmount()?;
     daemon.stop()?;
     let device = cache.fs.device().to_owned();
@@ -125,7 +142,10 @@ fn no_inodes_left(lab: &Lab) -> Result<()> {
     while File::create(dir.join(number.to_string())).is_ok() {
         number += 1;
     }
-    ensure!(crate::mount::try_mount(lab.base(), b"meta", b"").is_err(), "mounted without an inode");
+    ensure!(
+        crate::mount::try_mount(lab.base(), b"meta", b"").is_err(),
+        "mounted without an inode"
+    );
     std::fs::remove_dir_all(&dir)?;
     let mount = Mount::new(lab.base(), "meta")?;
     let mut got = vec![0; BLOCK as usize];
@@ -144,10 +164,18 @@ fn space_comes_back(lab: &Lab) -> Result<()> {
     std::fs::remove_file(cache.dir().join("ballast"))?;
     run("sync", &[])?;
     let (right, failed) = read_all(&mount.path("file"))?;
-    ensure!(failed == 0, "{failed} of {} chunks fail still", right + failed);
+    ensure!(
+        failed == 0,
+        "{failed} of {} chunks fail still",
+        right + failed
+    );
     let before = daemon.reads();
     crate::kernel::drop_caches()?;
     read_all(&mount.path("file"))?;
-    ensure!(daemon.reads() == before, "{} READs for cached data", daemon.reads() - before);
+    ensure!(
+        daemon.reads() == before,
+        "{} READs for cached data",
+        daemon.reads() - before
+    );
     Ok(())
 }
