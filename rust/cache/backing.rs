@@ -6,12 +6,13 @@ use super::disk::Disk;
 use super::staging::Staging;
 use super::{inject, BLOCK};
 use crate::ondemand::Store;
+use crate::sys::completion::Completion;
 use crate::sys::errno::ENOBUFS;
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::iov_iter::IovIter;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex, SpinLock};
 use kernel::{new_mutex, new_spinlock};
@@ -34,6 +35,11 @@ pub(crate) struct Backing {
     size: AtomicU64,
     #[pin]
     file: SpinLock<Option<CacheFile>>,
+    /// Whether the daemon has accepted the object, after which nobody waits for the daemon.
+    accepted: AtomicBool,
+    /// The lookup is over, with a file or without.
+    #[pin]
+    settled: Completion,
     /// Blocks that the daemon has written in part. Taken before the backing file is written.
     #[pin]
     staging: Mutex<Staging>,
@@ -47,6 +53,8 @@ impl Backing {
                 disk: disk.clone(),
                 size: AtomicU64::new(0),
                 file <- new_spinlock!(None, "Backing::file"),
+                accepted: AtomicBool::new(false),
+                settled <- Completion::new(),
                 staging <- new_mutex!(Staging::new(), "Backing::staging"),
             }),
             GFP_KERNEL,
@@ -62,6 +70,21 @@ impl Backing {
     pub(crate) fn install(&self, file: CacheFile) {
         let old = self.file.lock().replace(file);
         drop(old);
+        self.settle();
+    }
+
+    /// The lookup is over. Without a file from `install`, there will be none.
+    pub(crate) fn settle(&self) {
+        self.settled.complete();
+    }
+
+    /// The file, for the daemon. It may have heard of its success before the lookup that opens the
+    /// file is over, and waits for that. Before, it would wait for itself.
+    fn file_for_daemon(&self) -> Result<File> {
+        if self.accepted.load(Ordering::Acquire) && self.settled.wait_killable(0).is_err() {
+            return Err(EINTR);
+        }
+        self.file().ok_or(ENOBUFS)
     }
 
     /// Takes the file out of service.
@@ -186,7 +209,7 @@ fn write_all(file: &File, at: u64, bytes: &[u8]) -> Result {
 
 impl Store for Backing {
     fn write(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
-        let file = self.file().ok_or(ENOBUFS)?;
+        let file = self.file_for_daemon()?;
         let len = from.count();
         // The last byte must have a file offset.
         at.checked_add(len as u64)
@@ -205,11 +228,15 @@ impl Store for Backing {
         }
     }
 
+    fn accepted(&self) {
+        self.accepted.store(true, Ordering::Release);
+    }
+
     fn size(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
     fn seek(&self, offset: i64, whence: i32) -> Result<u64> {
-        self.file().ok_or(ENOBUFS)?.seek(offset, whence)
+        self.file_for_daemon()?.seek(offset, whence)
     }
 }

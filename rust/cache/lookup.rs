@@ -52,6 +52,7 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Objec
             );
             cookie.caching_failed();
             object.retire();
+            object.backing.settle();
             None
         }
     }

@@ -15,6 +15,9 @@ pub(crate) trait Store: Send + Sync {
     /// Stores what `from` holds at `at` and returns how much it took. `ENOBUFS` if there is no file
     /// (not yet, or no longer) or no space.
     fn write(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize>;
+    /// The daemon has accepted the object: from now on it may write, and the file is there or under
+    /// way.
+    fn accepted(&self);
     /// Size of the netfs's file in bytes, as the daemon told it first.
     fn size(&self) -> u64;
     /// lseek(2) on the cache file.

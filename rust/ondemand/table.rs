@@ -262,6 +262,9 @@ impl RequestTable {
             );
         }
         self.fail(reads_end);
+        if let OpenEnd::Opened(_) = end {
+            request.object.store.accepted();
+        }
         request.finish(match end {
             OpenEnd::Opened(size) => Ok(size),
             OpenEnd::OtherSize => Err(ESTALE),
