@@ -262,7 +262,14 @@ fn times_are_milliseconds() {
     assert_eq!(time(b"0"), Ok(Command::Timeout(0)));
     assert_eq!(time(b"2147483647"), Ok(Command::Timeout(2147483647)));
     assert_eq!(time(b""), Err(CommandError::MissingArgument(Verb::Timeout)));
-    for bad in [&b"2147483648"[..], b"-1", b"1s", b"0x10", b"99999999999999999999", b" "] {
+    for bad in [
+        &b"2147483648"[..],
+        b"-1",
+        b"1s",
+        b"0x10",
+        b"99999999999999999999",
+        b" ",
+    ] {
         assert_eq!(time(bad), Err(CommandError::NotATime(bad)));
         assert_eq!(CommandError::NotATime(bad).errno(), 22);
     }
