@@ -114,6 +114,10 @@ impl RequestTable {
                 request.object.fd.store(fd, Ordering::Relaxed);
                 None
             }
+            Copied::Again => {
+                self.reqs.mark(picked.id);
+                None
+            }
             Copied::Stays | Copied::Void => None,
         };
         drop(table);

@@ -49,9 +49,12 @@ pub enum Copied {
     Over,
     /// It stays, and its fd becomes visible.
     Publish,
-    /// It ended, or another delivery was faster, while it was copied: no fd becomes visible, and
-    /// the daemon has read nothing. There may be more to read.
+    /// It ended while it was copied: no fd becomes visible, and the daemon has read nothing. There
+    /// may be more to read.
     Void,
+    /// As before, but another delivery was faster. It is new again, for the case that the other
+    /// one's daemon is gone: it is delivered once that one's fd is released.
+    Again,
 }
 
 /// How an OPEN ends for the one who waits for it.
@@ -154,6 +157,7 @@ pub fn may_deliver(ask: &Ask, object: &State) -> Option<ObjectId> {
 pub fn copied(ask: &Ask, present: bool, object: &mut State, fd: ObjectId) -> Copied {
     match ask {
         Ask::Open { .. } if present && object.deliver_open(fd) => Copied::Publish,
+        Ask::Open { .. } if present => Copied::Again,
         Ask::Open { .. } => Copied::Void,
         Ask::Close(_) if present => Copied::Over,
         Ask::Close(_) | Ask::Read { .. } => Copied::Stays,
