@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Every interleaving of what can happen to the request table, tried on the host.
+//!
+//! The module's own `state.rs` and `rules.rs` decide; [`table`] does what the module's `table.rs`
+//! and `deliver.rs` do with their decisions, and [`model`] what tasks and daemons may do around
+//! them; [`invariant`] says what must never come of it. [`rule`] can take one rule out, to see that
+//! the exploration would notice. Never here: a rule of our own.
+
+pub mod invariant;
+pub mod model;
+pub mod rule;
+pub mod scenario;
+pub mod table;
+pub mod world;
+
+/// The module's pure files.
+#[path = "../../../rust/ondemand"]
+pub mod ondemand {
+    pub mod rules;
+    pub mod state;
+}
