@@ -133,6 +133,17 @@ impl Backing {
             })
     }
 
+    /// Writes the next block through memory of our own; returns its size.
+    fn copy_block(&self, file: &File, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
+        let mut block = KVec::from_elem(0, BLOCK as usize, GFP_KERNEL)?;
+        // A fault comes before the file is touched, so that no part of a block gets there.
+        if from.copy_out(&mut block) != block.len() {
+            return Err(EFAULT);
+        }
+        write_all(file, at, &block)?;
+        Ok(block.len())
+    }
+
     /// Copies the next `len` bytes, less than a block, out of `from` and writes them at `at`.
     fn take_part(&self, file: &File, at: u64, len: usize, from: &mut IovIter<'_>) -> Result {
         let mut bytes = KVec::from_elem(0, len, GFP_KERNEL)?;
@@ -163,7 +174,11 @@ impl Backing {
         while *done < head + middle {
             let left = head + middle - *done;
             let here = at + *done as u64;
-            let wrote = from.limited(left, |part| file.write_iter(here, part))?;
+            let wrote = match from.limited(left, |part| file.write_iter(here, part)) {
+                // Memory that the device cannot take from directly. Nothing was taken then.
+                Err(EINVAL) => self.copy_block(file, here, from)?,
+                wrote => wrote?,
+            };
             if wrote == 0 {
                 return Err(EIO);
             }

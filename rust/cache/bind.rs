@@ -3,9 +3,9 @@
 //! Bringing a cache into service: everything that is checked and made before FS-Cache may use it.
 
 use super::directory::Directory;
-use super::disk::{Disk, Need};
+use super::disk::{Disk, End, Need};
 use super::limits::Limits;
-use super::Cache;
+use super::{Cache, BLOCK};
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
 use crate::protocol::message::Layout;
@@ -20,7 +20,7 @@ use crate::sys::xarray::XArray;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CStr;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, UniqueArc};
 
 /// What a `bind` binds.
 pub(crate) struct Plan<'a> {
@@ -40,7 +40,7 @@ pub(crate) struct Plan<'a> {
 
 impl Plan<'_> {
     /// Binds; an error leaves nothing behind (`cachefiles_add_cache()`).
-    pub(crate) fn bind(&self) -> Result<Active<CacheFiles>> {
+    pub(crate) fn bind(&self) -> Result<Arc<Active<CacheFiles>>> {
         self.try_bind()
             .inspect(|active| {
                 log::info!(
@@ -57,7 +57,7 @@ impl Plan<'_> {
             })
     }
 
-    fn try_bind(&self) -> Result<Active<CacheFiles>> {
+    fn try_bind(&self) -> Result<Arc<Active<CacheFiles>>> {
         let cookie = CacheCookie::acquire(self.tag)?;
         let service = Cred::for_kernel_service(self.secid).inspect_err(|error| {
             if self.secid.is_some() {
@@ -67,28 +67,34 @@ impl Plan<'_> {
                 );
             }
         })?;
-        let (mnt, root, cred) = {
+        let memory = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let end = End::new()?;
+        let (mnt, root) = {
             let _acting = service.assume();
             let (mnt, root) = mount::find_dir(self.dir)?;
             self.check_backing(&mnt, &root)?;
-            // What we create gets the security label that belongs beside the cache.
-            let cred = service.creating_like(&root.inode().ok_or(ENOENT)?)?;
-            (mnt, root, cred)
+            (mnt, root)
         };
-        let disk = {
+        // What we create gets the security label that belongs beside the cache. It is the daemon
+        // who must be allowed to ask for that.
+        let cred = service.creating_like(&root.inode().ok_or(ENOENT)?)?;
+        let space = {
             let _acting = cred.assume();
             check_security(&root)?;
             mnt.space()?
         };
-        self.check_blocks(disk.block_size)?;
-        let disk = Disk::new(
-            mnt,
-            cred,
-            self.limits,
-            &disk,
-            cookie.clone(),
-            self.requests.clone(),
-        )?;
+        check_blocks(space.block_size)?;
+        let disk: Arc<Disk> = memory
+            .write(Disk::new(
+                mnt,
+                cred,
+                self.limits,
+                &space,
+                cookie.clone(),
+                self.requests.clone(),
+                end,
+            ))
+            .into();
         // Dropped before the disk from here on, whose mount it needs.
         let root = root;
         let (store, graveyard) = {
@@ -124,14 +130,17 @@ impl Plan<'_> {
         })
     }
 
-    fn check_blocks(&self, bytes: u32) -> Result {
-        match bytes {
-            0 => Err(ERANGE),
-            bytes if bytes as usize > kernel::page::PAGE_SIZE => {
-                log::error!("blocks of {} bytes are larger than a page", bytes);
-                Err(EOPNOTSUPP)
-            }
-            _ => Ok(()),
+}
+
+/// A block of the file system must not be larger than one of ours: what is part of it counts as
+/// there.
+fn check_blocks(bytes: u32) -> Result {
+    match u64::from(bytes) {
+        0 => Err(ERANGE),
+        1..=BLOCK => Ok(()),
+        bytes => {
+            log::error!("blocks of {} bytes are larger than {}", bytes, BLOCK);
+            Err(EOPNOTSUPP)
         }
     }
 }

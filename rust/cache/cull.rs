@@ -18,8 +18,8 @@ impl Cache {
         let dir = current_dir(self)?;
         let _acting = self.disk.cred.assume();
         let victim = self.find_victim(&dir, name)?;
-        // From here on no lookup takes the file into use. A directory loses the mark when it has
-        // been moved, a file with its inode.
+        // From here on no lookup takes the file into use; one that comes when the mark is gone sees
+        // that the name is gone too.
         let in_use = InUse::mark(victim.inode().ok_or(ENOENT)?).map_err(|_| EBUSY)?;
         bury(&self.disk, &self.graveyard, &dir, &victim).map_err(|error| match error {
             ENOENT => ESTALE,

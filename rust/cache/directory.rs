@@ -82,7 +82,8 @@ impl Directory {
 pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &Dentry) -> Result {
     {
         let locked = dir.lock(&disk.mnt)?;
-        if !locked.holds(victim) {
+        // It may have been removed, and its name given to another, since it was looked up.
+        if !locked.holds(victim) || victim.is_unhashed() {
             return Err(ESTALE);
         }
         if !victim.is_dir() {

@@ -5,6 +5,7 @@
 
 use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
 use crate::ondemand::RequestTable;
+use crate::sys::completion::Completion;
 use crate::sys::creds::Cred;
 use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
@@ -32,8 +33,36 @@ pub(crate) struct Disk {
     blocks_writing: AtomicU64,
     /// Makes names in the graveyard unique within a second.
     pub(crate) graves: AtomicU32,
-    /// The mount. Last, so that it goes after all that lies on it.
+    /// The mount. Nearly last, so that it goes after all that lies on it.
     pub(crate) mnt: Mount,
+    /// Last of all.
+    end: AtEnd,
+}
+
+/// Tells when a disk, and with it all of its cache, is gone: whoever waits for that can be sure
+/// that the mount is put and that nobody is in the midst of it.
+#[derive(Clone)]
+pub(crate) struct End(Arc<Completion>);
+
+impl End {
+    /// Not reached yet.
+    pub(super) fn new() -> Result<Self> {
+        Ok(End(Arc::pin_init(Completion::new(), GFP_KERNEL)?))
+    }
+
+    /// Waits until the last reference to the disk is dropped.
+    pub(crate) fn wait(&self) {
+        self.0.wait();
+    }
+}
+
+/// Completes the end when it is dropped, which is when every other field of the disk is gone.
+struct AtEnd(End);
+
+impl Drop for AtEnd {
+    fn drop(&mut self) {
+        self.0 .0.complete();
+    }
 }
 
 /// What space is wanted for.
@@ -55,31 +84,35 @@ pub(crate) struct Writing<'a> {
 
 impl Disk {
     /// The disk behind `mnt`, with limits at `limits` of its `space`.
-    pub(crate) fn new(
+    pub(super) fn new(
         mnt: Mount,
         cred: Cred,
         limits: &Limits,
         space: &mount::Space,
         cookie: Arc<CacheCookie>,
         requests: Arc<RequestTable>,
-    ) -> Result<Arc<Self>> {
-        Ok(Arc::new(
-            Disk {
-                cred,
-                block_size: space.block_size,
-                requests,
-                cookie,
-                thresholds: Thresholds::new(limits, space.files, space.blocks),
-                culling: AtomicBool::new(false),
-                changed: AtomicBool::new(false),
-                files_released: AtomicU32::new(0),
-                blocks_released: AtomicU64::new(0),
-                blocks_writing: AtomicU64::new(0),
-                graves: AtomicU32::new(0),
-                mnt,
-            },
-            GFP_KERNEL,
-        )?)
+        end: End,
+    ) -> Self {
+        Disk {
+            cred,
+            block_size: space.block_size,
+            requests,
+            cookie,
+            thresholds: Thresholds::new(limits, space.files, space.blocks),
+            culling: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            files_released: AtomicU32::new(0),
+            blocks_released: AtomicU64::new(0),
+            blocks_writing: AtomicU64::new(0),
+            graves: AtomicU32::new(0),
+            mnt,
+            end: AtEnd(end),
+        }
+    }
+
+    /// The end of this disk, to be waited for by somebody who holds no reference to it.
+    pub(crate) fn end(&self) -> End {
+        self.end.0.clone()
     }
 
     /// The disk cannot be trusted any more: nothing is served from it or stored on it.

@@ -132,6 +132,11 @@ fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
         );
         EBUSY
     })?;
+    if dentry.is_unhashed() {
+        // It was culled after it was looked up: what is written to it would be lost.
+        object.cookie.lookup_negative();
+        return Err(ESTALE);
+    }
     let file = File::open(&disk.mnt, dentry, &disk.cred)?;
     check_iter(&file)?;
     object.open_on_demand()?;

@@ -16,12 +16,25 @@ const MAX_BLOCKS: usize = 64;
 const SIZE: usize = BLOCK as usize;
 
 struct Part {
-    /// Number of the block in the file.
+    /// Number of the block in the file; `u64::MAX`, which no block has, for an empty place.
     block: u64,
-    /// The bytes `from..to` are known.
-    from: usize,
-    to: usize,
+    /// Which bytes are known, a bit each.
+    known: [u64; SIZE / 64],
     data: KVec<u8>,
+}
+
+impl Part {
+    /// Whether the first `needed` bytes are known.
+    fn has(&self, needed: usize) -> bool {
+        self.known.iter().enumerate().all(|(index, word)| {
+            let wanted = match needed.saturating_sub(index * 64) {
+                0 => 0,
+                left @ 1..=63 => (1 << left) - 1,
+                _ => u64::MAX,
+            };
+            word & wanted == wanted
+        })
+    }
 }
 
 /// The incomplete blocks of one object.
@@ -57,26 +70,19 @@ impl Staging {
         let Some(part) = self.parts.as_mut_slice().get_mut(index) else {
             return Err(EINVAL);
         };
-        if part.block != block || at > part.to || end < part.from {
-            // Another block's place, or bytes that do not touch what there is.
-            *part = Part {
-                block,
-                from: at,
-                to: end,
-                data: core::mem::replace(&mut part.data, KVec::new()),
-            };
-            part.data.as_mut_slice().fill(0);
-        } else {
-            part.from = part.from.min(at);
-            part.to = part.to.max(end);
+        part.block = block;
+        for (offset, byte) in (at..).zip(bytes) {
+            if let (Some(place), Some(word)) = (
+                part.data.as_mut_slice().get_mut(offset),
+                part.known.get_mut(offset / 64),
+            ) {
+                *place = *byte;
+                *word |= 1 << (offset % 64);
+            }
         }
-        if let Some(room) = part.data.as_mut_slice().get_mut(at..end) {
-            room.copy_from_slice(bytes);
-        }
-        if part.from > 0 || part.to < needed {
+        if !part.has(needed) {
             return Ok(None);
         }
-        // A place without a block: no file has one of this number.
         part.block = u64::MAX;
         Ok(Some(core::mem::replace(&mut part.data, KVec::new())))
     }
@@ -89,8 +95,7 @@ impl Staging {
         let data = KVec::from_elem(0, SIZE, GFP_KERNEL)?;
         let fresh = Part {
             block: u64::MAX,
-            from: 0,
-            to: 0,
+            known: [0; SIZE / 64],
             data,
         };
         let index = match self.parts.iter().position(|part| part.block == u64::MAX) {

@@ -8,6 +8,7 @@ use super::key::{fanout_dir, volume_dir, NAME_MAX};
 use super::Cache;
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::{VolumeCookie, VolumeLink};
+use core::sync::atomic::AtomicBool;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -18,6 +19,8 @@ const FANOUT: u32 = 256;
 pub(crate) struct Volume {
     /// The netfs's key for it.
     pub(crate) key: KVec<u8>,
+    /// Whether its service has been ended, which happens once.
+    pub(super) withdrawn: AtomicBool,
     /// The way to FS-Cache's record.
     pub(crate) link: Arc<VolumeLink>,
     fanout: KVec<Directory>,
@@ -67,6 +70,7 @@ impl Volume {
         }
         let volume = Volume {
             key,
+            withdrawn: AtomicBool::new(false),
             link,
             fanout,
             directory,

@@ -9,6 +9,7 @@ use super::volume::Volume;
 use super::{inject, Cache};
 use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -105,11 +106,11 @@ impl Cache {
         self.requests().kill();
         self.requests().wait_for_failed_readers();
         self.cookie().withdraw();
-        self.each_volume(|volume| {
+        while let Some(volume) = self.next_in_service() {
             if let Some(cookie) = volume.link.try_get() {
                 cookie.withdraw();
             }
-        });
+        }
         // FS-Cache's own worker withdraws each object, when nobody accesses it any more.
         let mut from = Some(0);
         while let Some((index, object)) = from.and_then(|from| self.objects.next(from)) {
@@ -121,16 +122,13 @@ impl Cache {
         self.sync();
     }
 
-    fn each_volume(&self, act: impl Fn(&Arc<Volume>)) {
-        let mut at = 0;
-        loop {
-            let volume = self.volumes.lock().get(at).cloned();
-            match volume {
-                Some(volume) => act(&volume),
-                None => return,
-            }
-            at += 1;
-        }
+    /// A volume whose service is to be ended now. The list may change between two calls.
+    fn next_in_service(&self) -> Option<Arc<Volume>> {
+        let volumes = self.volumes.lock();
+        volumes
+            .iter()
+            .find(|volume| !volume.withdrawn.swap(true, Ordering::Relaxed))
+            .cloned()
     }
 
     fn withdraw_volumes(&self) {

@@ -45,7 +45,8 @@ impl Session {
                     warn_limited!("secctx: a security context is set already");
                     return Err(EINVAL);
                 }
-                setup.secid = Some(creds::security_id(context).inspect_err(|error| {
+                let text = c_string(context)?;
+                setup.secid = Some(creds::security_id(&text).inspect_err(|error| {
                     warn_limited!(
                         "secctx: no security module knows {}: error {}",
                         Quoted(context),
@@ -159,8 +160,9 @@ impl Session {
             on_demand,
             requests: &self.requests,
         };
-        let active = Arc::new(plan.bind()?, GFP_KERNEL)?;
-        self.set_bound(active);
+        self.set_bound(plan.bind()?);
+        // A request may have come before anybody could see it.
+        self.requests.pollers.wake();
         Ok(())
     }
 }
@@ -175,12 +177,16 @@ fn set_once(place: &mut Option<CString>, verb: Verb, value: &[u8]) -> Result {
         );
         return Err(EEXIST);
     }
+    *place = Some(c_string(value)?);
+    Ok(())
+}
+
+fn c_string(value: &[u8]) -> Result<CString> {
     let mut bytes = KVec::with_capacity(value.len() + 1, GFP_KERNEL)?;
     bytes.extend_from_slice(value, GFP_KERNEL)?;
     bytes.push(0, GFP_KERNEL)?;
     let text = CStr::from_bytes_with_nul(&bytes).map_err(|_| EINVAL)?;
-    *place = Some(CString::try_from(text)?);
-    Ok(())
+    Ok(CString::try_from(text)?)
 }
 
 /// Puts an error of the grammar into the log, and turns it into what the writer is told.

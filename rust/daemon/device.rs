@@ -7,7 +7,7 @@ use crate::protocol::command::MAX_LINE;
 use crate::sys::chardev::Device;
 use crate::sys::creds;
 use crate::sys::errno::{EMSGSIZE, EOPNOTSUPP};
-use crate::sys::poll::{self, Poll};
+use crate::sys::poll::{self, PollQueue};
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, ArcBorrow};
@@ -65,9 +65,12 @@ impl Device for CacheFilesDevice {
         session.command(&line)
     }
 
-    fn poll(file: ArcBorrow<'_, DeviceFile>, poll: Poll<'_>) -> u32 {
+    fn pollers(file: &DeviceFile) -> &PollQueue {
+        &file.session.requests.pollers
+    }
+
+    fn poll(file: ArcBorrow<'_, DeviceFile>) -> u32 {
         let session = &file.session;
-        poll.register(&session.requests.pollers);
         let Some(cache) = session.cache() else {
             return 0;
         };

@@ -102,7 +102,12 @@ impl PinnedDrop for Session {
     fn drop(self: Pin<&mut Self>) {
         let bound = self.bound.lock().take();
         if let Some(active) = bound {
+            let end = active.cache().disk.end();
             active.cache().withdraw();
+            drop(active);
+            // Whoever else was busy with the cache, unmounting an image for example, has let go of
+            // it then: the next daemon finds everything free.
+            end.wait();
         }
     }
 }

@@ -94,7 +94,7 @@ fn begins_with(file: &File, at: u64, end: u64) -> Result<Begin> {
         // A block that is data only in part would be one of a file system with smaller blocks.
         Extent::At(hole) if hole < end => match hole - hole % BLOCK {
             whole if whole > at => Ok(Begin::DataTo(whole)),
-            _ => Ok(Begin::HoleTo(hole.next_multiple_of(BLOCK).min(end))),
+            _ => Ok(Begin::HoleTo((hole - hole % BLOCK + BLOCK).min(end))),
         },
         _ => Ok(Begin::DataTo(end)),
     }

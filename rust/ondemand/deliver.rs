@@ -78,8 +78,9 @@ impl RequestTable {
 
     /// Makes a picked request new again, unless it is over.
     fn put_back(&self, picked: &Picked) {
-        let table = self.lock().lock();
+        let mut table = self.lock().lock();
         if self.holds(&table, picked.id, &picked.request) {
+            table.next_delivery = picked.id;
             self.reqs.mark(picked.id);
         }
         drop(table);

@@ -25,12 +25,14 @@ pub(crate) trait ReadDone: Send + 'static {
 #[repr(C)]
 struct ReadRequest<D: ReadDone> {
     iocb: UnsafeCell<bindings::kiocb>,
+    // The file system's to use up; the caller's own is used up before the read begins.
+    into: UnsafeCell<bindings::iov_iter>,
     // Taken by whoever completes the read, which happens once.
     done: UnsafeCell<Option<D>>,
     _file: File,
 }
 
-// SAFETY: `iocb` is the file system's between submission and completion, and `done` belongs to the
+// SAFETY: `iocb` and `into` are the file system's between submission and completion, and `done` belongs to the
 // one completion; neither is accessed twice at a time.
 unsafe impl<D: ReadDone> Send for ReadRequest<D> {}
 // SAFETY: As above.
@@ -38,42 +40,39 @@ unsafe impl<D: ReadDone> Sync for ReadRequest<D> {}
 
 /// Reads at `at` into `into`, directly, and calls `done` when it is over.
 ///
-/// Returns when the read is submitted; `done` may have been called before that, and `into` may be
-/// gone with it. A read that fails at once takes all of `into` nevertheless, before `done`.
+/// Takes all of `into` before it begins, and does not touch it later: `done` may have been called
+/// when this returns, and `into` be gone with it.
 pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, done: D) {
+    // SAFETY: The iterator is valid. A copy refers to the same memory, which whoever asked for the
+    // read holds until `done`.
+    let copy = unsafe { into.as_ptr().read() };
+    into.advance(usize::MAX);
     let Ok(pos) = i64::try_from(at) else {
-        into.advance(usize::MAX);
         return done.done(Err(EFBIG), false);
     };
     let request = ReadRequest {
         iocb: UnsafeCell::new(bindings::kiocb::default()),
+        into: UnsafeCell::new(copy),
         done: UnsafeCell::new(None),
         _file: file.clone(),
     };
     let request = match Arc::new(request, GFP_KERNEL) {
         Ok(request) => request,
-        Err(_) => {
-            into.advance(usize::MAX);
-            return done.done(Err(ENOMEM), false);
-        }
+        Err(_) => return done.done(Err(ENOMEM), false),
     };
+    // The completion's reference. `iocb` is the first field, so that the pointers are the same.
+    let second = Arc::into_raw(request.clone());
+    let iocb: *mut bindings::kiocb = second.cast_mut().cast();
     // SAFETY: The request is not submitted yet, so that we are the only one to access it.
     unsafe {
         *request.done.get() = Some(done);
-        bindings::cfrs_init_read_kiocb(
-            request.iocb.get(),
-            file.as_ptr(),
-            pos,
-            Some(completed::<D>),
-        );
+        bindings::cfrs_init_read_kiocb(iocb, file.as_ptr(), pos, Some(completed::<D>));
     }
-    // The completion's reference; `iocb` is the first field, so the pointers are the same.
-    let second = Arc::into_raw(request.clone());
-    // SAFETY: The file is open for reading; the kiocb is initialised and lives until both
-    // references are dropped; the caller's iterator outlives the read by its contract.
+    // SAFETY: The file is open for reading; kiocb and iterator are initialised and live until both
+    // references are dropped.
     let ret = unsafe {
         let flags = bindings::cfrs_nofs_save();
-        let ret = bindings::vfs_iocb_iter_read(file.as_ptr(), request.iocb.get(), into.as_ptr());
+        let ret = bindings::vfs_iocb_iter_read(file.as_ptr(), iocb, request.into.get());
         bindings::cfrs_nofs_restore(flags);
         ret
     };
@@ -82,13 +81,9 @@ pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, do
     }
     // SAFETY: Not queued: the file system will not call the completion, and its reference is ours.
     let second = unsafe { Arc::from_raw(second) };
-    into.advance(usize::MAX);
     finish(&second, ret, false);
 }
 
-/// # Safety
-///
-/// `iocb` must be that of a read that was queued, and this the one call that ends it.
 unsafe extern "C" fn completed<D: ReadDone>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
     // SAFETY: `iocb` is the first field of a `ReadRequest<D>` whose second reference the submitter
     // left for this call, which the file system makes once.

@@ -4,7 +4,7 @@
 
 use super::bindings;
 use super::module;
-use super::poll::Poll;
+use super::poll::PollQueue;
 use core::marker::PhantomData;
 use core::ptr::null_mut;
 use kernel::error::{to_result, Result};
@@ -27,8 +27,11 @@ pub(crate) trait Device: 'static {
     fn read(session: ArcBorrow<'_, Self::Session>, out: UserSliceWriter) -> Result<usize>;
     /// write(2) of one whole command.
     fn write(session: ArcBorrow<'_, Self::Session>, data: UserSliceReader) -> Result;
-    /// poll(2): registers with queues and returns the events that are there.
-    fn poll(session: ArcBorrow<'_, Self::Session>, poll: Poll<'_>) -> u32;
+    /// The queue that pollers of the file sleep on. It is part of the session, so that it lives as
+    /// long as the file does.
+    fn pollers(session: &Self::Session) -> &PollQueue;
+    /// poll(2): the events that are there.
+    fn poll(session: ArcBorrow<'_, Self::Session>) -> u32;
 }
 
 /// A registered device; dropping it takes it away. Open files keep the module loaded.
@@ -170,7 +173,10 @@ impl<D: Device> Table<D> {
         table: *mut bindings::poll_table_struct,
     ) -> bindings::__poll_t {
         // SAFETY: The VFS hands us an open file of this device, and a table for this call.
-        let (session, poll) = unsafe { (Self::session(file), Poll::from_raw(file, table)) };
-        D::poll(session, poll)
+        let session = unsafe { Self::session(file) };
+        // SAFETY: File and table are the arguments of this `poll`; the queue lives as long as the
+        // session, which the file owns.
+        unsafe { D::pollers(&session).register(file, table) };
+        D::poll(session)
     }
 }

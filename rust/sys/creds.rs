@@ -6,6 +6,7 @@ use super::bindings;
 use super::inode::Inode;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use kernel::str::CStr;
 use kernel::error::{code::*, to_result, Result};
 
 /// A counted reference to a `struct cred` that nobody changes any more.
@@ -98,10 +99,13 @@ pub(crate) fn is_sys_admin() -> bool {
 }
 
 /// The security module's number for the context `ctx` (`security_secctx_to_secid()`).
-pub(crate) fn security_id(ctx: &[u8]) -> Result<u32> {
+pub(crate) fn security_id(ctx: &CStr) -> Result<u32> {
     let len = u32::try_from(ctx.len())?;
     let mut secid = 0;
-    // SAFETY: `ctx` is readable for `len` bytes and `secid` is writable.
-    to_result(unsafe { bindings::cfrs_secctx_to_secid(ctx.as_ptr().cast(), len, &mut secid) })?;
+    // SAFETY: `ctx` is readable for `len` bytes and a NUL, which some modules look for instead of
+    // the length; `secid` is writable.
+    to_result(unsafe {
+        bindings::cfrs_secctx_to_secid(ctx.as_char_ptr().cast(), len, &mut secid)
+    })?;
     Ok(secid)
 }

@@ -189,21 +189,13 @@ impl File {
         })
     }
 
-    /// Writes what `from` holds and waits for it: directly where the memory allows it, through the
-    /// page cache where it is not aligned as the device wants it. May write less.
+    /// Writes directly what `from` holds, and waits for it. May write less. `EINVAL`, and nothing is
+    /// taken, if the memory is not aligned as the device wants it.
     pub(crate) fn write_iter(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
-        match self.write_iter_once(at, from, true) {
-            // Nothing was taken from the iterator then.
-            Err(EINVAL) => self.write_iter_once(at, from, false),
-            result => result,
-        }
-    }
-
-    fn write_iter_once(&self, at: u64, from: &mut IovIter<'_>, direct: bool) -> Result<usize> {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
         // SAFETY: The file is valid and was opened for writing; the iterator is borrowed for the
         // whole call, which is synchronous since the shim's kiocb has no completion.
-        to_count(unsafe { bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr(), direct) })
+        to_count(unsafe { bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr()) })
     }
 }
 

@@ -375,8 +375,8 @@ impl Drop for CacheCookie {
 ///
 /// # Invariants
 ///
-/// The object was counted and is not uncounted yet.
-pub(crate) struct ObjectCount(Arc<CacheCookie>);
+/// The object was counted and is not uncounted yet. The cookie is set until `drop`.
+pub(crate) struct ObjectCount(Option<Arc<CacheCookie>>);
 
 impl ObjectCount {
     /// Counts one more.
@@ -384,14 +384,21 @@ impl ObjectCount {
         // SAFETY: The record is valid.
         unsafe { bindings::cfrs_count_object(cache.ptr.as_ptr()) };
         // INVARIANT: Just counted.
-        ObjectCount(cache.clone())
+        ObjectCount(Some(cache.clone()))
     }
 }
 
 impl Drop for ObjectCount {
     fn drop(&mut self) {
-        // SAFETY: Counted by the type invariant; the record is still ours.
-        unsafe { bindings::cfrs_uncount_object(self.0.ptr.as_ptr()) }
+        let Some(cookie) = self.0.take() else {
+            return;
+        };
+        let ptr = cookie.ptr;
+        // Before the count, so that whoever waits for the count has the last reference.
+        drop(cookie);
+        // SAFETY: Counted by the type invariant; whoever waits until nothing is counted holds a
+        // reference to the record meanwhile.
+        unsafe { bindings::cfrs_uncount_object(ptr.as_ptr()) }
     }
 }
 

@@ -15,7 +15,8 @@ use core::marker::PhantomData;
 use core::ptr::{null_mut, NonNull};
 use kernel::error::{to_result, Result};
 use kernel::str::CStr;
-use kernel::sync::{Arc, ArcBorrow};
+use kernel::alloc::flags::GFP_KERNEL;
+use kernel::sync::{Arc, ArcBorrow, UniqueArc};
 
 /// A back end of FS-Cache.
 pub(crate) trait Backend: Sized + 'static {
@@ -69,34 +70,55 @@ pub(crate) trait Backend: Sized + 'static {
 ///
 /// # Invariants
 ///
-/// FS-Cache's record points to what `cache` holds.
+/// FS-Cache's record points to `raw`, which came from [`Arc::into_raw`] with a reference of ours.
 pub(crate) struct Active<B: Backend> {
+    raw: *const B::Cache,
     _cookie: Arc<CacheCookie>,
     cache: Arc<B::Cache>,
 }
 
+// SAFETY: `raw` stands for an `Arc` of something that may be sent and shared.
+unsafe impl<B: Backend> Send for Active<B> {}
+// SAFETY: As above.
+unsafe impl<B: Backend> Sync for Active<B> {}
+
 impl<B: Backend> Active<B> {
     /// Declares the cache open for business (`fscache_add_cache()`).
-    pub(crate) fn add(cookie: Arc<CacheCookie>, cache: Arc<B::Cache>) -> Result<Self> {
-        // SAFETY: The record is acquired and not added yet: adding consumes the only `Preparing`
-        // use of it. The pointer stays valid, since `Active` holds `cache`.
-        to_result(unsafe {
+    pub(crate) fn add(cookie: Arc<CacheCookie>, cache: Arc<B::Cache>) -> Result<Arc<Self>> {
+        // What can fail comes before what cannot be taken back.
+        let memory = UniqueArc::new_uninit(GFP_KERNEL)?;
+        let raw = Arc::into_raw(cache.clone());
+        // SAFETY: The record is acquired and not added yet: our caller adds a cookie once. The
+        // pointer stays valid, since `Active` holds its reference.
+        let added = to_result(unsafe {
             bindings::fscache_add_cache(
                 cookie.ptr.as_ptr(),
                 &Table::<B>::CACHE_OPS,
-                core::ptr::from_ref::<B::Cache>(&cache).cast_mut().cast(),
+                raw.cast_mut().cast(),
             )
-        })?;
-        // INVARIANT: As just added.
-        Ok(Active {
-            _cookie: cookie,
-            cache,
-        })
+        });
+        // INVARIANT: As just added; if not, the reference is dropped at once.
+        let active: Arc<Self> = memory
+            .write(Active {
+                raw,
+                _cookie: cookie,
+                cache,
+            })
+            .into();
+        added.map(|()| active)
     }
 
     /// The cache.
     pub(crate) fn cache(&self) -> &Arc<B::Cache> {
         &self.cache
+    }
+}
+
+impl<B: Backend> Drop for Active<B> {
+    fn drop(&mut self) {
+        // SAFETY: From `into_raw` by the type invariant. FS-Cache does not use it any more, as the
+        // type's contract says.
+        drop(unsafe { Arc::from_raw(self.raw) });
     }
 }
 

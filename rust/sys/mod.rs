@@ -3,7 +3,7 @@
 //! Safe wrappers for the kernel facilities that the `kernel` crate lacks, one file a facility.
 //!
 //! This is the only room with `unsafe` in it. It knows Linux and nothing of CacheFiles: no cache
-//! layout, no protocol, no policy. What differs between kernel versions lives in `shims.c`.
+//! layout, no protocol, no policy. What differs between kernel versions lives in the C shims.
 
 #![allow(unsafe_code)]
 

@@ -3,7 +3,6 @@
 //! Wait queues that poll(2) and epoll sleep on.
 
 use super::bindings;
-use core::marker::PhantomData;
 use kernel::prelude::*;
 use kernel::types::Opaque;
 
@@ -37,48 +36,24 @@ impl PollQueue {
         })
     }
 
+    /// Has the poller of `file` woken when this queue is.
+    ///
+    /// # Safety
+    ///
+    /// Both must be the arguments of a running `poll` operation, and the queue must live as long as
+    /// the file.
+    pub(super) unsafe fn register(
+        &self,
+        file: *mut bindings::file,
+        table: *mut bindings::poll_table_struct,
+    ) {
+        // SAFETY: By this function's contract; the queue was initialised by `new`.
+        unsafe { bindings::cfrs_poll_wait(file, self.inner.get(), table) }
+    }
+
     /// Makes every poller look again. Callable from any context.
     pub(crate) fn wake(&self) {
         // SAFETY: `inner` was initialised by `new`.
         unsafe { bindings::cfrs_wake_up_all(self.inner.get()) }
-    }
-}
-
-/// One call of a file's `poll`, during which queues can be registered.
-///
-/// # Invariants
-///
-/// `file` and `table` are the valid arguments of a running `poll` operation.
-pub(crate) struct Poll<'a> {
-    file: *mut bindings::file,
-    table: *mut bindings::poll_table_struct,
-    _call: PhantomData<&'a ()>,
-}
-
-impl Poll<'_> {
-    /// Wraps the arguments of a `poll` operation.
-    ///
-    /// # Safety
-    ///
-    /// Both must be valid for as long as the result lives.
-    pub(super) unsafe fn from_raw(
-        file: *mut bindings::file,
-        table: *mut bindings::poll_table_struct,
-    ) -> Self {
-        // INVARIANT: The caller promises it.
-        Poll {
-            file,
-            table,
-            _call: PhantomData,
-        }
-    }
-
-    /// Wakes this poller when `queue` is woken.
-    ///
-    /// `queue` belongs to what the file owns, so that it lives as long as the file.
-    pub(crate) fn register(&self, queue: &PollQueue) {
-        // SAFETY: File and table are valid by the type invariant; the queue is initialised and
-        // outlives the file, as this function's contract says.
-        unsafe { bindings::cfrs_poll_wait(self.file, queue.inner.get(), self.table) }
     }
 }

@@ -125,8 +125,7 @@ ssize_t cfrs_write_buffer(struct file *file, const void *data, size_t len,
 			  loff_t pos);
 void cfrs_init_read_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
 			  void (*complete)(struct kiocb *, long));
-ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
-			bool direct);
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter);
 size_t cfrs_iov_iter_count(const struct iov_iter *iter);
 void cfrs_iov_iter_set_count(struct iov_iter *iter, size_t count);
 size_t cfrs_copy_from_iter(void *to, size_t len, struct iov_iter *iter);
