@@ -28,6 +28,7 @@ group!("failure":
     device_closed_without_unmount,
     next_daemon_serves_again,
     unknown_blob,
+    timeout_ends_what_a_silent_daemon_leaves,
 );
 
 /// What is to happen at once must happen within this time.
@@ -249,4 +250,36 @@ fn unknown_blob(lab: &Lab) -> Result<()> {
     let got = read_block_here(&mount.path("file"), 0);
     ensure!(got.is_err(), "read from a blob that nobody has");
     Ok(())
+}
+
+/// `timeout` bounds the wait of a reader and of a mount by a daemon that lives and says nothing.
+/// What comes later is served as ever.
+fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let device = stage.daemon.device()?;
+    let set = |line: &str| device.command(line.as_bytes());
+    if lab.is_peer() {
+        let error = set("timeout 100").err().and_then(|e| e.raw_os_error());
+        ensure!(error == Some(Errno::OPNOTSUPP.raw_os_error()), "C has no such command: {error:?}");
+        return Ok(());
+    }
+    set("timeout 300")?;
+    let start = Instant::now();
+    let got = join(read_block(&stage.file(), 20));
+    let error = got?.err().and_then(|e| e.raw_os_error());
+    // EROFS makes EIO of whatever ended its read.
+    ensure!(error == Some(Errno::IO.raw_os_error()), "a reader got {error:?}");
+    ensure!(start.elapsed() < 4 * AT_ONCE, "that took {:?}", start.elapsed());
+    ensure!(start.elapsed() >= Duration::from_millis(300), "nobody waited");
+    while let Ok(late) = stage.daemon.read_within(Duration::from_millis(50)) {
+        let answer = late.object.complete_read(late.msg_id);
+        ensure!(answer.is_err(), "a READ that is over was completed");
+    }
+    set("timeout 0")?;
+    let reader = read_block(&stage.file(), 20);
+    let read = stage.daemon.read()?;
+    std::thread::sleep(Duration::from_millis(600));
+    read.object.write_all_at(&aligned(20), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(reader)?, 20)
 }

@@ -25,6 +25,7 @@ group!("read_request":
     short_write_completed_later,
     write_at_unaligned_offset,
     write_in_odd_pieces,
+    rewrite_part_of_a_cached_block,
     write_past_the_end,
     write_more_than_asked,
     completed_twice_or_with_a_wrong_id,
@@ -228,6 +229,35 @@ fn write_in_odd_pieces(lab: &Lab) -> Result<()> {
     }
     read.object.complete_read(read.msg_id)?;
     expect_data(join(reader)?, 7)
+}
+
+/// Parts of a block that is there already are written again in place, whatever their alignment.
+fn rewrite_part_of_a_cached_block(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        println!("C takes no write that does not start at a page");
+        return Ok(());
+    }
+    let mut stage = Stage::new(lab, Manner::ManualReads)?;
+    let reader = read_block(&stage.file(), 3);
+    let read = stage.daemon.read()?;
+    let object = read.object.clone();
+    serve(&read)?;
+    expect_data(join(reader)?, 3)?;
+    // The last of these runs into the next block, which does not get whole by it.
+    for (from, len) in [(50, 100), (1, 1), (4095, 1), (100, 5000)] {
+        let mut bytes = vec![0; len];
+        let at = 3 * BLOCK + from;
+        crate::blob::pattern(stage::SEED, at, &mut bytes);
+        let wrote = object.write_at(&bytes, at)?;
+        ensure!(wrote == len, "{wrote} of {len} bytes at {from} within the block");
+    }
+    crate::kernel::drop_caches()?;
+    expect_data(read_block_here(&stage.file(), 3), 3)?;
+    recovers(&stage, 4)?;
+    drop((read, object));
+    stage.mount.unmount()?;
+    stage.mount = crate::mount::Mount::new(lab.base(), "meta")?;
+    expect_data(read_block_here(&stage.file(), 3), 3)
 }
 
 /// A prefetch may write beyond the size that the OPEN gave; it does no harm.
