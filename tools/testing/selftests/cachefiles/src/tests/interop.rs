@@ -207,10 +207,12 @@ fn trees_are_equal_for_every_key(lab: &Lab) -> Result<()> {
         }
     }
     wrong.dedup();
+    let differing = wrong.len();
+    // The first few tell enough.
+    wrong.truncate(6);
     ensure!(
         wrong.is_empty(),
-        "{} entries differ:\n{}",
-        wrong.len(),
+        "{differing} entries differ, such as:\n{}",
         wrong.join("\n")
     );
     Ok(())
