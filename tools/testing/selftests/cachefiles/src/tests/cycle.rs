@@ -67,7 +67,11 @@ fn gone(from: &Usage, to: &Usage, rounds: u64) -> Vec<String> {
     let mut gone = Vec::new();
     for ((name, from), to) in SLABS.iter().zip(&from.objects).zip(&to.objects) {
         let more = to.saturating_sub(*from);
-        let few = if *name == "kmalloc" { rounds + 100 } else { rounds / 2 };
+        let few = if *name == "kmalloc" {
+            rounds + 100
+        } else {
+            rounds / 2
+        };
         if more > few {
             gone.push(format!("{name}: {more} objects more after {rounds} rounds"));
         }
