@@ -260,7 +260,10 @@ fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
     let set = |line: &str| device.command(line.as_bytes());
     if lab.is_peer() {
         let error = set("timeout 100").err().and_then(|e| e.raw_os_error());
-        ensure!(error == Some(Errno::OPNOTSUPP.raw_os_error()), "C has no such command: {error:?}");
+        ensure!(
+            error == Some(Errno::OPNOTSUPP.raw_os_error()),
+            "C has no such command: {error:?}"
+        );
         return Ok(());
     }
     set("timeout 300")?;
@@ -268,9 +271,19 @@ fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
     let got = join(read_block(&stage.file(), 20));
     let error = got?.err().and_then(|e| e.raw_os_error());
     // EROFS makes EIO of whatever ended its read.
-    ensure!(error == Some(Errno::IO.raw_os_error()), "a reader got {error:?}");
-    ensure!(start.elapsed() < 4 * AT_ONCE, "that took {:?}", start.elapsed());
-    ensure!(start.elapsed() >= Duration::from_millis(300), "nobody waited");
+    ensure!(
+        error == Some(Errno::IO.raw_os_error()),
+        "a reader got {error:?}"
+    );
+    ensure!(
+        start.elapsed() < 4 * AT_ONCE,
+        "that took {:?}",
+        start.elapsed()
+    );
+    ensure!(
+        start.elapsed() >= Duration::from_millis(300),
+        "nobody waited"
+    );
     while let Ok(late) = stage.daemon.read_within(Duration::from_millis(50)) {
         let answer = late.object.complete_read(late.msg_id);
         ensure!(answer.is_err(), "a READ that is over was completed");
