@@ -5,6 +5,10 @@
 use crate::ktap::Group;
 
 mod anon_fd;
+mod bugs_answer;
+mod bugs_cache;
+mod bugs_lifetime;
+mod bugs_scene;
 mod command;
 mod cycle;
 mod daemon_habits;
@@ -30,6 +34,9 @@ pub const GROUPS: &[&Group] = &[
     &persistence::GROUP,
     &failure::GROUP,
     &daemon_habits::GROUP,
+    &bugs_answer::GROUP,
+    &bugs_lifetime::GROUP,
+    &bugs_cache::GROUP,
     &interop::GROUP,
     &space::GROUP,
     &cycle::GROUP,

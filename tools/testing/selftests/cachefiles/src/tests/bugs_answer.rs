@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What broke in C when answers, ids and `restore` came in an order that nobody had thought of.
+//! Each case is named after the CVE, or the title, of Documentation/known-bugs.rst.
+
+use super::bugs_scene::{
+    at_once, breathe, bytes, lock, mounting, rounds, served, Again, Hand, Scene,
+};
+use crate::{
+    blob::Blob,
+    group,
+    image::{Image, BLOCK},
+    ktap::Skip,
+    lab::{eventually, Lab},
+    raw::close_received,
+    stage::{self, expect_data, expect_error, read_block, SIZE},
+};
+use anyhow::{bail, ensure, Context, Result};
+use cachefiles_client::{
+    protocol::message::{decode, Body, Layout, MSG_MAX},
+    CacheConfig, Device, Errno, ObjectFd,
+};
+use rustix::process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+group!("bugs_answer":
+    cve_2024_40899,
+    cve_2024_41050,
+    cve_2024_41074,
+    cve_2024_41075,
+    anon_fd_closed_during_copen,
+    restore_twice,
+    closing_one_fd_spares_others,
+    busy_object_starves_nobody,
+    failed_copen_then_mount_again,
+    late_cread_meets_reused_id,
+);
+
+/// A moment in which something would happen if it were to.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// `restore` makes an OPEN new, a reader takes it again and again, and a copen frees it.
+fn cve_2024_40899(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let hand = Hand::bind(&cache)?;
+    let mut last = 0;
+    for round in rounds() {
+        last = round;
+        let newest = Arc::new(Mutex::new(None));
+        let (device, seen) = (hand.device()?, Arc::clone(&newest));
+        let reader = Again::and_again(move || {
+            // On C a second fd is refused with EEXIST, and the OPEN with it.
+            if let Ok(Some(request)) = device.next_request() {
+                *lock(&seen) = Some(request.msg_id());
+            }
+            breathe();
+        });
+        let device = hand.device()?;
+        let restorer = Again::and_again(move || {
+            let _ = device.restore();
+            breathe();
+        });
+        let mount = mounting(lab, "meta", "");
+        eventually("the OPEN is read, or the mount fails", || {
+            lock(&newest).is_some() || mount.is_finished()
+        })?;
+        let id = *lock(&newest);
+        if let Some(id) = id {
+            let _ = hand.device()?.copen(id, Err(Errno::NOENT));
+        }
+        ensure!(
+            at_once("a refused mount", mount)?.is_err(),
+            "mounted without an image"
+        );
+        drop((reader, restorer));
+        hand.turn()?;
+    }
+    println!("{last} rounds");
+    hand.serve_all();
+    hand.mount(lab, "meta")?.unmount()
+}
+
+/// A late copen with the id of a request that is over meets no successor.
+fn cve_2024_41050(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let hand = Hand::bind(&cache)?;
+    let mut ids = HashSet::new();
+    for _ in 0..40 {
+        let mount = mounting(lab, "blob", "");
+        let open = hand.open()?;
+        let device = hand.device()?;
+        ensure!(
+            ids.insert(open.msg_id),
+            "the id {} was given out twice",
+            open.msg_id
+        );
+        for old in ids.iter().filter(|id| **id != open.msg_id) {
+            expect_error(device.copen(*old, Ok(BLOCK)), Errno::INVAL, "a stray copen")?;
+        }
+        ensure!(!mount.is_finished(), "a stray copen ended the mount");
+        device.copen(open.msg_id, Err(Errno::NOENT))?;
+        ensure!(
+            at_once("a refused mount", mount)?.is_err(),
+            "mounted without an image"
+        );
+    }
+    Ok(())
+}
+
+/// A copen for the OPEN of a lost fd that nobody has read: the object can be opened all the same.
+fn cve_2024_41074(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab)?;
+    let device = scene.hand.device()?;
+    let reader = scene.reader(3);
+    let read = scene.hand.read()?;
+    drop(std::mem::replace(&mut scene.blob.object, dummy()?));
+    thread::sleep(MOMENT);
+    if lab.is_peer() {
+        // C delivers the READ again, and asks for a new OPEN, only after these two.
+        device.restore()?;
+    }
+    // A read into nothing takes no request, but has C queue the reopening.
+    let _ = device.read_bytes(&mut []);
+    thread::sleep(MOMENT);
+    for id in 1..8 {
+        let got = device.copen(read.msg_id.wrapping_add(id), Ok(SIZE));
+        if lab.is_peer() {
+            // C takes the answer, and fails the OPEN with EBADFD behind it.
+            println!("copen of {} + {id}: {got:?}", read.msg_id);
+        } else {
+            expect_error(got, Errno::INVAL, "a copen for what nobody has read")?;
+        }
+    }
+    scene.blob = scene.hand.opened()?;
+    scene.hand.read()?.answer(&scene.blob.object)?;
+    expect_data(scene.hand.until_done(reader)?, 3)?;
+    scene.still_serves(4)
+}
+
+/// Something that takes the place of an anonymous fd.
+fn dummy() -> Result<ObjectFd> {
+    Ok(ObjectFd::from(std::os::fd::OwnedFd::from(
+        std::fs::File::open("/dev/null")?,
+    )))
+}
+
+/// An OPEN is answered by copen only, a READ through its own object's fd only.
+fn cve_2024_41075(lab: &Lab) -> Result<()> {
+    let one = Scene::new(lab)?;
+    let mount = one.hand.mount(lab, "meta2")?;
+    let open = one.hand.open()?;
+    let device = one.hand.device()?;
+    let wrong = |got, what| expect_error(got, Errno::INVAL, what);
+    wrong(
+        open.object.complete_read(open.msg_id),
+        "an OPEN answered as a READ",
+    )?;
+    wrong(
+        one.blob.object.complete_read(open.msg_id),
+        "another object's OPEN answered",
+    )?;
+    device.copen(open.msg_id, Ok(SIZE))?;
+    let readers = (one.reader(0), read_block(&mount.file(), 0));
+    let (mut first, mut second) = (one.hand.read()?, one.hand.read()?);
+    if first.object_id != one.blob.object_id {
+        std::mem::swap(&mut first, &mut second);
+    }
+    wrong(
+        device.copen(first.msg_id, Ok(SIZE)),
+        "a READ answered by copen",
+    )?;
+    wrong(
+        device.copen(first.msg_id, Err(Errno::IO)),
+        "a READ refused by copen",
+    )?;
+    wrong(
+        open.object.complete_read(first.msg_id),
+        "a READ answered through another fd",
+    )?;
+    wrong(
+        one.blob.object.complete_read(second.msg_id),
+        "a READ answered through another fd",
+    )?;
+    second.answer(&open.object)?;
+    first.answer(&one.blob.object)?;
+    expect_data(one.hand.until_done(readers.0)?, 0)?;
+    expect_data(one.hand.until_done(readers.1)?, 0)
+}
+
+/// The fd goes while copen makes its object open: then it is not open, and is opened again.
+fn anon_fd_closed_during_copen(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let hand = Hand::bind(&cache)?;
+    let (mut early, mut late) = (0, 0);
+    for round in rounds() {
+        let mount = hand.mount(lab, "meta")?;
+        let open = hand.open()?;
+        let object = open.object;
+        let closer = thread::spawn(move || {
+            // Not always on the same side of copen.
+            thread::sleep(Duration::from_micros(u64::from(round % 2) * 500));
+            drop(object);
+        });
+        thread::sleep(Duration::from_micros(u64::from(round % 4) * 300));
+        // It succeeds also if the fd was faster: then it is the lookup that fails.
+        hand.device()?.copen(open.msg_id, Ok(SIZE))?;
+        ensure!(closer.join().is_ok(), "the closing thread panicked");
+        let block = round % stage::BLOCKS;
+        let reader = read_block(&mount.file(), block);
+        hand.serve_all_now(true);
+        match hand
+            .until_done(reader)
+            .context("a reader after the fd was closed")?
+        {
+            Ok(got) => {
+                expect_data(Ok(got), block)?;
+                late += 1;
+            }
+            Err(_) => early += 1,
+        }
+        hand.serve_all_now(false);
+        mount.unmount()?;
+    }
+    println!("closed before copen in {early} rounds, after it in {late}");
+    Ok(())
+}
+
+/// `restore` with the fd held: there is never a second one.
+fn restore_twice(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let hand = Hand::bind(&cache)?;
+    let mount = mounting(lab, "blob", "");
+    let open = hand.open()?;
+    let device = hand.device()?;
+    for _ in 0..2 {
+        device.restore()?;
+        let again = device.next_request();
+        if lab.is_peer() {
+            // C delivers it, finds that there is an fd, and fails the OPEN.
+            println!("C after restore: {again:?}");
+            expect_error(again, Errno::EXIST, "a second OPEN")?;
+            ensure!(
+                at_once("the mount", mount)?.is_err(),
+                "mounted although the OPEN failed"
+            );
+            drop(open);
+            return still_mounts(lab, &hand);
+        }
+        ensure!(
+            again?.is_none(),
+            "a second OPEN while the fd of the first is held"
+        );
+    }
+    // Once it is released, there is a new one.
+    let (msg_id, object_id) = (open.msg_id, open.object_id);
+    drop(open);
+    let open = hand.open()?;
+    ensure!(
+        open.msg_id == msg_id,
+        "another OPEN, {} after {msg_id}",
+        open.msg_id
+    );
+    ensure!(
+        open.object_id != object_id,
+        "the number of an fd that is gone"
+    );
+    device.restore()?;
+    ensure!(
+        device.next_request()?.is_none(),
+        "two fds after the third restore"
+    );
+    device.copen(open.msg_id, Err(Errno::NOENT))?;
+    ensure!(
+        at_once("a refused mount", mount)?.is_err(),
+        "mounted without an image"
+    );
+    drop(open);
+    still_mounts(lab, &hand)
+}
+
+fn still_mounts(lab: &Lab, hand: &Arc<Hand>) -> Result<()> {
+    hand.serve_all();
+    let mount = hand.mount(lab, "meta")?;
+    expect_data(hand.until_done(read_block(&mount.file(), 5))?, 5)?;
+    mount.unmount()
+}
+
+/// Closing an object's fd does nothing to the READs of another.
+fn closing_one_fd_spares_others(lab: &Lab) -> Result<()> {
+    let one = Scene::new(lab)?;
+    let mount = one.hand.mount(lab, "meta2")?;
+    let two = one.hand.opened()?;
+    let readers = (one.reader(0), read_block(&mount.file(), 0));
+    let reads = [one.hand.read()?, one.hand.read()?];
+    let [first, second] = match reads {
+        [a, b] if a.object_id == one.blob.object_id => [a, b],
+        [a, b] => [b, a],
+    };
+    drop(two);
+    thread::sleep(MOMENT);
+    ensure!(
+        !readers.0.is_finished() && !readers.1.is_finished(),
+        "a reader was sent away"
+    );
+    first.answer(&one.blob.object)?;
+    expect_data(one.hand.until_done(readers.0)?, 0)?;
+    if lab.is_peer() {
+        // C delivers a READ that was in the daemon's hands once more only after `restore`.
+        one.hand.device()?.restore()?;
+    }
+    let two = one.hand.opened()?;
+    let again = one.hand.read()?;
+    ensure!(
+        again.msg_id == second.msg_id,
+        "another READ than that which lost its fd"
+    );
+    again.answer(&two.object)?;
+    expect_data(one.hand.until_done(readers.1)?, 0)
+}
+
+/// However many READs an object makes, another's comes in its turn.
+fn busy_object_starves_nobody(lab: &Lab) -> Result<()> {
+    const BUSY: u32 = 8;
+    let busy = Scene::new(lab)?;
+    let mount = busy.hand.mount(lab, "meta2")?;
+    let quiet = busy.hand.opened()?;
+    // What the image's own metadata needs is fetched before it counts.
+    served(&busy.hand, &quiet.object, &mount.file(), 63)?;
+    let mut readers: Vec<_> = (0..BUSY).map(|block| (block, busy.reader(block))).collect();
+    let mut held = vec![];
+    for _ in 0..BUSY {
+        held.push(busy.hand.read()?);
+    }
+    let patient = read_block(&mount.file(), 0);
+    thread::sleep(MOMENT);
+    // Each answer brings the next READ of the busy object.
+    let mut turns = 0;
+    let mut next = BUSY;
+    loop {
+        let answered = held.pop().context("nothing to answer")?;
+        answered.answer(&busy.blob.object)?;
+        readers.push((next, busy.reader(next)));
+        next += 1;
+        thread::sleep(Duration::from_millis(5));
+        let read = busy.hand.read()?;
+        if read.object_id == quiet.object_id {
+            read.answer(&quiet.object)?;
+            break;
+        }
+        held.push(read);
+        turns += 1;
+        ensure!(
+            turns < 2 * BUSY,
+            "{turns} READs of one object before the first of the other"
+        );
+    }
+    println!("{turns} READs of the busy object came first");
+    expect_data(busy.hand.until_done(patient)?, 0)?;
+    for read in held {
+        read.answer(&busy.blob.object)?;
+    }
+    while readers.iter().any(|(_, reader)| !reader.is_finished()) {
+        if let Ok(read) = busy.hand.read_within(MOMENT) {
+            read.answer(&busy.blob.object)?;
+        }
+    }
+    for (block, reader) in readers {
+        expect_data(stage::join(reader)?, block)?;
+    }
+    Ok(())
+}
+
+/// A refused OPEN of a file that is cached already leaves the file free for the next mount.
+fn failed_copen_then_mount_again(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let hand = Hand::bind(&cache)?;
+    hand.serve_all();
+    let mount = hand.mount(lab, "meta")?;
+    expect_data(hand.until_done(read_block(&mount.file(), 1))?, 1)?;
+    mount.unmount()?;
+    for _ in 0..3 {
+        hand.refuse_all(true);
+        let mount = hand.until_done(mounting(lab, "meta", ""))?;
+        ensure!(mount.is_err(), "mounted although the OPEN was refused");
+        hand.refuse_all(false);
+        let mount = hand.mount(lab, "meta").context("after a refused OPEN")?;
+        expect_data(hand.until_done(read_block(&mount.file(), 1))?, 1)?;
+        mount.unmount()?;
+    }
+    Ok(())
+}
+
+/// An fd of v5, whose number in messages says which object is meant.
+struct Fd5 {
+    object: ObjectFd,
+    number: u32,
+}
+
+impl Drop for Fd5 {
+    fn drop(&mut self) {
+        close_received(self.number);
+    }
+}
+
+/// What v5 says of one request.
+enum V5 {
+    Open {
+        id: u32,
+        fd: Fd5,
+        is_blob: bool,
+    },
+    Read {
+        id: u32,
+        offset: u64,
+        len: u64,
+        number: u32,
+    },
+    Close,
+}
+
+/// The next message in v5's layout.
+fn next_v5(device: &Device) -> Result<V5> {
+    ensure!(
+        device.wait(Some(Duration::from_secs(10)))?,
+        "no request came"
+    );
+    let mut buf = [0; MSG_MAX];
+    let len = device.read_bytes(&mut buf)?;
+    let message = decode(&buf[..len], Layout::V5)
+        .ok()
+        .context("no message of v5")?;
+    let id = message.id;
+    Ok(match message.body {
+        Body::Open { cookie_key, fd, .. } => {
+            // The number becomes an owned fd without a promise to the compiler.
+            let own = pidfd_open(getpid(), PidfdFlags::empty())?;
+            let object = pidfd_getfd(&own, i32::try_from(fd)?, PidfdGetfdFlags::empty())?;
+            let fd = Fd5 {
+                object: object.into(),
+                number: fd,
+            };
+            V5::Open {
+                id,
+                fd,
+                is_blob: cookie_key == b"blob",
+            }
+        }
+        Body::Read { offset, len, fd } => V5::Read {
+            id,
+            offset,
+            len,
+            number: fd,
+        },
+        Body::Close { .. } => V5::Close,
+    })
+}
+
+/// A session in v5: the device, and the image's fd if there is one yet.
+struct Session5 {
+    device: Device,
+    meta: Option<Fd5>,
+}
+
+impl Session5 {
+    /// Serves the image until something comes about the blob.
+    fn next(&mut self, image: &Blob) -> Result<V5> {
+        loop {
+            if let Some(other) = self.turn(image)? {
+                return Ok(other);
+            }
+        }
+    }
+
+    /// Takes one request, and gives it back if it is about the blob.
+    fn turn(&mut self, image: &Blob) -> Result<Option<V5>> {
+        match next_v5(&self.device)? {
+            V5::Open {
+                id,
+                fd,
+                is_blob: false,
+            } => {
+                self.meta = Some(fd);
+                self.device
+                    .command(format!("cinit {id},{}", image.size()).as_bytes())?;
+            }
+            V5::Read {
+                id,
+                offset,
+                len,
+                number,
+            } if self.meta.as_ref().is_some_and(|meta| meta.number == number) => {
+                let fd = &self.meta.as_ref().context("no fd")?.object;
+                fd.write_all_at(&image.read(offset, usize::try_from(len)?)?, offset)?;
+                self.device.command(format!("cread {id}").as_bytes())?;
+            }
+            other => return Ok(Some(other)),
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, image: &Blob) -> Result<(Fd5, u32)> {
+        match self.next(image)? {
+            V5::Open { id, fd, .. } => Ok((fd, id)),
+            _ => bail!("expected an OPEN"),
+        }
+    }
+
+    fn read(&mut self, image: &Blob) -> Result<(u32, u64, u64)> {
+        match self.next(image)? {
+            V5::Read {
+                id, offset, len, ..
+            } => Ok((id, offset, len)),
+            _ => bail!("expected a READ"),
+        }
+    }
+}
+
+/// v5: closing an fd answers no READ, so that a late cread cannot meet a successor of its id.
+fn late_cread_meets_reused_id(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C's module speaks mainline only".to_owned()).into());
+    }
+    let chunks: Vec<(u16, u32)> = (0..stage::BLOCKS).map(|block| (1, block)).collect();
+    let image = Image::new().device("blob").file("file", 0, chunks).build();
+    let cache = lab.cache()?;
+    let device = Device::open()?;
+    device.configure(&CacheConfig::new(cache.dir()))?;
+    device.command(b"bind ondemand v5")?;
+    let mut session = Session5 { device, meta: None };
+    let mount = mounting(lab, "meta", "");
+    let (fd, id) = session.open(&image)?;
+    session
+        .device
+        .command(format!("cinit {id},{SIZE}").as_bytes())?;
+    // It reads a little more of the image.
+    while !mount.is_finished() {
+        if session.device.wait(Some(MOMENT))? {
+            let about_blob = session.turn(&image)?.is_some();
+            ensure!(
+                !about_blob,
+                "a request about the blob before anybody reads it"
+            );
+        }
+    }
+    let mount = at_once("the mount", mount)??;
+
+    let reader = read_block(&mount.path("file"), 2);
+    let (first, offset, len) = session.read(&image)?;
+    drop(fd);
+    thread::sleep(MOMENT);
+    ensure!(
+        !reader.is_finished(),
+        "closing the fd has answered its READ"
+    );
+    let (fd, id) = session.open(&image)?;
+    let cread = |id: u32| format!("cread {id}").into_bytes();
+    let as_open = session.device.command(&cread(id));
+    expect_error(as_open, Errno::INVAL, "an OPEN answered by cread")?;
+    session
+        .device
+        .command(format!("cinit {id},{SIZE}").as_bytes())?;
+    let (again, ..) = session.read(&image)?;
+    ensure!(again == first, "another READ, {again} after {first}");
+    fd.object.write_all_at(&bytes(offset, len), offset)?;
+    expect_error(
+        fd.object.complete_read(again),
+        Errno::INVAL,
+        "an answer through the fd",
+    )?;
+    session.device.command(&cread(again))?;
+    expect_data(stage::join(reader)?, 2)?;
+
+    // Now the id is over; whatever comes next has another one.
+    let reader = read_block(&mount.path("file"), 9);
+    let (next, offset, len) = session.read(&image)?;
+    for late in [first, id] {
+        let got = session.device.command(&cread(late));
+        expect_error(got, Errno::INVAL, "a late cread")?;
+    }
+    thread::sleep(MOMENT);
+    ensure!(
+        !reader.is_finished(),
+        "a late cread has answered another READ"
+    );
+    fd.object.write_all_at(&bytes(offset, len), offset)?;
+    session.device.command(&cread(next))?;
+    expect_data(stage::join(reader)?, 9)?;
+    drop(mount);
+    eventually("the CLOSEs", || {
+        matches!(next_v5(&session.device), Ok(V5::Close))
+    })
+}
