@@ -12,7 +12,7 @@ use crate::{
     lab::{eventually, Lab},
     mount::try_mount,
     raw::{close_received, read_into_bad_address},
-    stage::{self, expect_data, expect_error, read_block, SIZE},
+    stage::{self, expect_data, expect_error, read_block},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{

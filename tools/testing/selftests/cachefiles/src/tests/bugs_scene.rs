@@ -84,11 +84,14 @@ impl Read {
     }
 }
 
+/// What the hand holds of an object: its fd, and its cookie's key.
+type Object = (Arc<ObjectFd>, Vec<u8>);
+
 /// A daemon by hand.
 pub struct Hand {
     device: Mutex<Option<Arc<Device>>>,
     blobs: HashMap<Vec<u8>, Blob>,
-    objects: Mutex<HashMap<u32, (Arc<ObjectFd>, Vec<u8>)>>,
+    objects: Mutex<HashMap<u32, Object>>,
     serves_all: AtomicBool,
     refuses_all: AtomicBool,
     left: Mutex<VecDeque<Request>>,
