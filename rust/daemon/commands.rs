@@ -29,7 +29,7 @@ impl Session {
             return self.on_demand_command(verb, args);
         }
         match verb.parse(args).map_err(explain)? {
-            Command::Bind(mode) => self.bind(&setup, mode),
+            Command::Bind(mode) => self.bind(&mut setup, mode),
             Command::Limit {
                 resource,
                 bound,
@@ -63,8 +63,14 @@ impl Session {
                 self.requests.set_timeout(ms);
                 Ok(())
             }
-            Command::Cull(name) => self.ready_cache(verb)?.cull(name),
-            Command::InUse(name) => self.ready_cache(verb)?.check_in_use(name),
+            Command::Cull(name) => self
+                .ready_cache(verb)?
+                .cull(name)
+                .inspect_err(|error| tell_victim(verb, name, *error)),
+            Command::InUse(name) => self
+                .ready_cache(verb)?
+                .check_in_use(name)
+                .inspect_err(|error| tell_victim(verb, name, *error)),
             // Taken care of above.
             Command::Copen(_) | Command::Restore | Command::Cinit(_) | Command::Cread(_) => {
                 Err(EOPNOTSUPP)
@@ -132,7 +138,7 @@ impl Session {
         })
     }
 
-    fn bind(&self, setup: &Setup, mode: BindMode<'_>) -> Result {
+    fn bind(&self, setup: &mut Setup, mode: BindMode<'_>) -> Result {
         let Some(dir) = &setup.dir else {
             warn_limited!("bind: no cache directory was given");
             return Err(EINVAL);
@@ -151,10 +157,15 @@ impl Session {
                 return Err(EINVAL);
             }
         };
-        let default_tag: &CStr = kernel::c_str!("CacheFiles");
+        // From here on the tag is set, as if it had been given.
+        let tag = match setup.tag.take() {
+            Some(tag) => tag,
+            None => c_string(b"CacheFiles")?,
+        };
+        let tag = &*setup.tag.insert(tag);
         let plan = Plan {
             dir,
-            tag: setup.tag.as_deref().unwrap_or(default_tag),
+            tag,
             secid: setup.secid,
             limits: &setup.limits,
             on_demand,
@@ -187,6 +198,18 @@ fn c_string(value: &[u8]) -> Result<CString> {
     bytes.push(0, GFP_KERNEL)?;
     let text = CStr::from_bytes_with_nul(&bytes).map_err(|_| EINVAL)?;
     Ok(CString::try_from(text)?)
+}
+
+/// Says why a file is not culled, unless it is just in use, which is an answer.
+fn tell_victim(verb: Verb, name: &[u8], error: Error) {
+    if error != EBUSY {
+        warn_limited!(
+            "{}: {} in the current directory: error {}",
+            verb,
+            Quoted(name),
+            error.to_errno()
+        );
+    }
 }
 
 /// Puts an error of the grammar into the log, and turns it into what the writer is told.
