@@ -19,6 +19,9 @@ demo:	## run a program from an image that is fetched on demand
 check:	## all tests; T=name runs one selftest, T=name:subtest a part of it
 	@scripts/check $(T)
 
+check-debug: ## the kselftests on a kernel that finds memory and locking bugs
+	@FLAVOUR=debug VM_TIMEOUT=3000 scripts/check $(T)
+
 kernel:	## build the test kernel
 	@scripts/kernel build test
 
@@ -48,6 +51,6 @@ paths:	## where the products are, one NAME=path a line
 clean:	## remove what was built in this tree (the cache of slow products stays)
 	@rm -rf build
 
-.PHONY: help demo check kernel module shell fmt lint paths clean
+.PHONY: help demo check check-debug kernel module shell fmt lint paths clean
 
 -include scripts/kbuild.mk
