@@ -27,8 +27,12 @@ modules_install:
 		{ echo "error: there is no cachefiles.ko yet: run 'make KDIR=$(KDIR) modules' first" >&2; exit 1; }
 	+$(kbuild) modules_install
 
+# Kbuild's own clean would go through all of the tree, build/ with its kernels'
+# modules included.
 modules_clean:
-	+$(kbuild) clean
+	@rm -f *.o *.ko *.mod *.mod.c .*.cmd .*.d modules.order Module.symvers
+	@find rust \( -name '*.o' -o -name '.*.cmd' -o -name '.*.d' -o -name '*.rmeta' \
+		-o -name bindings_generated.rs \) -delete
 
 # With both on one command line and -j, the first comes first.
 ifneq ($(filter modules,$(MAKECMDGOALS)),)
