@@ -129,7 +129,6 @@ impl Plan<'_> {
             failed.error
         })
     }
-
 }
 
 /// A block of the file system must not be larger than one of ours: what is part of it counts as

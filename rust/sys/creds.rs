@@ -6,8 +6,8 @@ use super::bindings;
 use super::inode::Inode;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use kernel::str::CStr;
 use kernel::error::{code::*, to_result, Result};
+use kernel::str::CStr;
 
 /// A counted reference to a `struct cred` that nobody changes any more.
 ///

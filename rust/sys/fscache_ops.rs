@@ -13,9 +13,9 @@ use super::iov_iter::IovIter;
 use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
 use core::marker::PhantomData;
 use core::ptr::{null_mut, NonNull};
+use kernel::alloc::flags::GFP_KERNEL;
 use kernel::error::{to_result, Result};
 use kernel::str::CStr;
-use kernel::alloc::flags::GFP_KERNEL;
 use kernel::sync::{Arc, ArcBorrow, UniqueArc};
 
 /// A back end of FS-Cache.

@@ -249,7 +249,10 @@ fn rewrite_part_of_a_cached_block(lab: &Lab) -> Result<()> {
         let at = 3 * BLOCK + from;
         crate::blob::pattern(stage::SEED, at, &mut bytes);
         let wrote = object.write_at(&bytes, at)?;
-        ensure!(wrote == len, "{wrote} of {len} bytes at {from} within the block");
+        ensure!(
+            wrote == len,
+            "{wrote} of {len} bytes at {from} within the block"
+        );
     }
     crate::kernel::drop_caches()?;
     expect_data(read_block_here(&stage.file(), 3), 3)?;
