@@ -11,6 +11,7 @@ export PEER
 
 help:	## this list
 	@sed -n 's/^\([a-z_]*\):.*## /  \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@echo "  modules             cachefiles.ko for the kernel tree KDIR=..., then modules_install"
 	@echo "With PEER=1, demo, check and shell use the kernel's C module."
 
 demo:	## run a program from an image that is fetched on demand
@@ -38,19 +39,33 @@ fmt:	## format the sources
 lint:	## rustfmt, clippy, shellcheck, checkpatch, rustdoc
 	@scripts/lint
 
-# For scripts: nothing but NAME=path lines on stdout.
+daemon:	## build the sample daemon
+	@scripts/toolchain ensure
+	@scripts/toolchain run cargo build -q --release --target x86_64-unknown-linux-gnu -p ondemandd
+
+# For scripts: nothing but NAME=path lines on stdout.  What takes seconds is built
+# if it is not there; the toolchain and the kernel are not.
 paths:	## where the products are, one NAME=path a line
 	@kernel=$$(scripts/kernel dir test) && module=$$(scripts/module path) && \
+	daemon=$(CURDIR)/build/target/x86_64-unknown-linux-gnu/release/ondemandd && \
+	if [ -e "$$kernel/.complete" ]; then \
+		[ -e "$$module" ] || scripts/module build >&2; \
+		[ -e "$$daemon" ] || $(MAKE) --no-print-directory daemon >&2; \
+	fi && \
 	printf '%s\n' "KERNEL=$$kernel/arch/x86/boot/bzImage" \
 		"MODULE=$$module" \
 		"PEER_MODULE=$$kernel/fs/cachefiles/cachefiles.ko" \
 		"MODULES=$$kernel" \
-		"DAEMON=$(CURDIR)/build/target/x86_64-unknown-linux-gnu/release/ondemandd" \
+		"DAEMON=$$daemon" \
 		"TOOLCHAIN=$$(scripts/toolchain path)"
+	@debug=$$(scripts/kernel dir debug) && \
+	printf '%s\n' "DEBUG_KERNEL=$$debug/arch/x86/boot/bzImage" \
+		"DEBUG_MODULE=$$(scripts/module path debug)" \
+		"DEBUG_MODULES=$$debug"
 
 clean:	## remove what was built in this tree (the cache of slow products stays)
 	@rm -rf build
 
-.PHONY: help demo check check-debug kernel module shell fmt lint paths clean
+.PHONY: help demo check check-debug kernel module daemon shell fmt lint paths clean
 
 -include scripts/kbuild.mk
