@@ -10,7 +10,7 @@ export PEER
 .DEFAULT_GOAL := help
 
 help:	## this list
-	@sed -n 's/^\([a-z_]*\):.*## /  \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z_-]*\):.*## /  \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 	@echo "  modules             cachefiles.ko for the kernel tree KDIR=..., then modules_install"
 	@echo "With PEER=1, demo, check and shell use the kernel's C module."
 
