@@ -30,7 +30,7 @@ modules_install:
 # Kbuild's own clean would go through all of the tree, build/ with its kernels'
 # modules included.
 modules_clean:
-	@rm -f *.o *.ko *.mod *.mod.c .*.cmd .*.d modules.order Module.symvers
+	@rm -f *.o .*.o *.ko *.mod *.mod.c .*.cmd .*.d modules.order Module.symvers
 	@find rust \( -name '*.o' -o -name '.*.cmd' -o -name '.*.d' -o -name '*.rmeta' \
 		-o -name bindings_generated.rs \) -delete
 
