@@ -84,6 +84,12 @@ pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, do
     finish(&second, ret, false);
 }
 
+/// The kiocb's completion.
+///
+/// # Safety
+///
+/// Called once by the file system, with the kiocb of a read that [`read`] submitted and that was
+/// queued.
 unsafe extern "C" fn completed<D: ReadDone>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
     // SAFETY: `iocb` is the first field of a `ReadRequest<D>` whose second reference the submitter
     // left for this call, which the file system makes once.
