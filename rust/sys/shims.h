@@ -77,7 +77,6 @@ bool cfrs_d_is_reg(const struct dentry *dentry);
 bool cfrs_d_is_dir(const struct dentry *dentry);
 bool cfrs_d_unhashed(const struct dentry *dentry);
 struct dentry *cfrs_dget(struct dentry *dentry);
-void cfrs_inode_lock(struct inode *inode);
 void cfrs_inode_lock_parent(struct inode *inode);
 void cfrs_inode_unlock(struct inode *inode);
 bool cfrs_mark_kernel_file(struct inode *inode);

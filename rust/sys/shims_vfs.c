@@ -38,11 +38,6 @@ struct dentry *cfrs_dget(struct dentry *dentry)
 	return dget(dentry);
 }
 
-void cfrs_inode_lock(struct inode *inode)
-{
-	inode_lock(inode);
-}
-
 void cfrs_inode_lock_parent(struct inode *inode)
 {
 	inode_lock_nested(inode, I_MUTEX_PARENT);
