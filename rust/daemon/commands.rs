@@ -9,6 +9,7 @@ use crate::cache::bind::Plan;
 use crate::cache::Cache;
 use crate::protocol::command::{split, BindMode, Command, CommandError, CopenReply, Verb};
 use crate::protocol::command_error::{Quoted, UnknownBindMode};
+use crate::protocol::errno;
 use crate::protocol::message::Layout;
 use crate::sys::errno::EOPNOTSUPP;
 use crate::sys::log::warn_limited;
@@ -72,7 +73,7 @@ impl Session {
                 .check_in_use(name)
                 .inspect_err(|error| tell_victim(verb, name, *error)),
             // Taken care of above.
-            Command::Copen(_) | Command::Restore | Command::Cinit(_) | Command::Cread(_) => {
+            Command::Copen(_) | Command::Restore(_) | Command::Cinit(_) | Command::Cread(_) => {
                 Err(EOPNOTSUPP)
             }
         }
@@ -94,7 +95,11 @@ impl Session {
             return Err(EOPNOTSUPP);
         }
         match verb.parse(args).map_err(explain)? {
-            Command::Restore => {
+            Command::Restore(expected) => {
+                if let Some(layout) = expected.filter(|layout| Some(*layout) != spoken) {
+                    warn_limited!("restore: the cache is not bound with {}", layout);
+                    return Err(EOPNOTSUPP);
+                }
                 self.requests.restore();
                 Ok(())
             }
@@ -114,16 +119,23 @@ impl Session {
                         ),
                     })
             }
-            // We always want the size, so that an answer without one is a refusal.
-            Command::Cinit(cinit) => self
-                .requests
-                .answer_open(cinit.id, cinit.size.map(CopenReply::Size).ok_or(EINVAL))
-                .inspect_err(|_| match cinit.size {
-                    Some(_) => {
+            Command::Cinit(cinit) => {
+                // Every OPEN wants the size. Without one the object is refused, and as there is no
+                // other way to refuse one, the command succeeds.
+                let size = cinit.size.filter(|size| *size > 0);
+                let reply = size.map_or(CopenReply::Error(errno::EINVAL), CopenReply::Size);
+                let answered = self.requests.answer_open(cinit.id, Ok(reply));
+                match (answered, size) {
+                    (Err(_), _) => {
                         warn_limited!("cinit: no OPEN request {} waits for an answer", cinit.id)
                     }
-                    None => warn_limited!("cinit: OPEN request {} wants a size", cinit.id),
-                }),
+                    (Ok(()), None) => {
+                        warn_limited!("cinit: OPEN request {} is refused: no size", cinit.id)
+                    }
+                    (Ok(()), Some(_)) => {}
+                }
+                answered
+            }
             Command::Cread(cread) => self.requests.answer_read(None, cread.id).inspect_err(|_| {
                 warn_limited!("cread: no READ request {} waits for an answer", cread.id)
             }),

@@ -8,6 +8,7 @@ use super::table::RequestTable;
 use crate::protocol::message::{Layout, READ_COMPLETE};
 use crate::sys::anon_file::AnonFile;
 use crate::sys::iov_iter::IovIter;
+use crate::sys::trace;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, ArcBorrow};
@@ -58,7 +59,7 @@ impl AnonFile for AnonFd {
     const NAME: &'static CStr = kernel::c_str!("[cachefiles]");
 
     fn write(this: ArcBorrow<'_, Self>, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
-        this.object.store.write(at, from)
+        this.object.store.write(this.object.debug_id, at, from)
     }
 
     fn seek(this: ArcBorrow<'_, Self>, offset: i64, whence: i32) -> Result<u64> {
@@ -74,6 +75,7 @@ impl AnonFile for AnonFd {
     }
 
     fn release(this: ArcBorrow<'_, Self>) {
+        trace::ondemand_fd_release(this.object.debug_id, this.id);
         this.table.fd_released(&this.object, this.id);
     }
 }

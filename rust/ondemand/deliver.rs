@@ -10,6 +10,7 @@ use super::table::RequestTable;
 use crate::protocol::message::{Body, Layout, Message, MSG_MAX, NO_FD, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
 use crate::sys::errno::EMSGSIZE;
+use crate::sys::trace;
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -50,6 +51,10 @@ impl RequestTable {
 
     /// Takes the next request whose message fits into `room` bytes.
     fn pick(&self, layout: Layout, room: usize) -> Result<Option<Picked>> {
+        // Whoever stores one now wakes the pollers afterwards.
+        if !self.reqs.has_marked() {
+            return Ok(None);
+        }
         let mut table = self.lock().lock();
         let from = table.next_delivery;
         let found = match self.next_deliverable(&mut table, from) {
@@ -138,10 +143,12 @@ impl RequestTable {
         let file = Prepared::<AnonFd>::new()?;
         let fd = file.fd();
         let data = AnonFd::new(self, object, layout, keep())?;
+        let flags = open_flags(layout);
         let message = Message {
             object_id: data.id(),
-            ..picked.message(fd, open_flags(layout))
+            ..picked.message(fd, flags)
         };
+        trace::ondemand_open(object.debug_id, picked.id, data.id(), fd, flags);
         let len = copy(&message, layout, &mut out)?;
         if self.copied(picked, data.id(), fd) != Copied::Publish {
             // A daemon that waits for an edge takes the 0 for the end, but there may be more.

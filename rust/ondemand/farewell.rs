@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::prelude::*;
 
 /// How long the last close of a session may be held up, in milliseconds.
-const MOMENT: u32 = 200;
+const MOMENT: u32 = 1000;
 
 /// The readers that are expected back.
 #[pin_data]

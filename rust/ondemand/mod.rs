@@ -20,7 +20,9 @@
 //!
 //! A request is counted by the table, by the one who waits for it and by a delivery under way. An
 //! object is counted by its requests, by the cache and by the anonymous file. None of them holds
-//! another's owner, so there is no cycle.
+//! another's owner, with one exception: the first OPEN holds whoever is told of its answer, and that
+//! is the cache's object. Whoever removes the OPEN from the table ends this cycle: the answer, the
+//! time limit, the end of the object, or that of the session.
 
 pub(crate) mod anon_fd;
 pub(crate) mod deliver;
@@ -34,4 +36,5 @@ pub(crate) mod state;
 pub(crate) mod table;
 
 pub(crate) use object::{DemandObject, Store};
+pub(crate) use request::Answered;
 pub(crate) use table::RequestTable;

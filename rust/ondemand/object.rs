@@ -14,7 +14,9 @@ use kernel::sync::{Arc, LockedBy};
 pub(crate) trait Store: Send + Sync {
     /// Stores what `from` holds at `at` and returns how much it took. `ENOBUFS` if there is no file
     /// (not yet, or no longer) or no space.
-    fn write(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize>;
+    ///
+    /// `object` is the number that a trace names.
+    fn write(&self, object: u32, at: u64, from: &mut IovIter<'_>) -> Result<usize>;
     /// The daemon has accepted the object: from now on it may write, and the file is there or under
     /// way.
     fn accepted(&self);

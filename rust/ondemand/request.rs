@@ -10,6 +10,13 @@ use core::sync::atomic::{AtomicI64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, LockedBy};
 
+/// Somebody who does not wait for an answer but is told of it.
+pub(crate) trait Answered: Send + Sync {
+    /// The request is over: with the size of the object, or without. Called from any context that
+    /// the table is used in; it does not sleep. Only the first call counts.
+    fn answered(self: Arc<Self>, result: Result<u64>);
+}
+
 /// What of a request changes under `reqs_lock`.
 pub(super) struct Progress {
     /// It was taken to be delivered once, at least.
@@ -27,6 +34,8 @@ pub(crate) struct Request {
     pub(crate) ask: Ask,
     /// How far it is.
     pub(super) progress: LockedBy<Progress, Requests>,
+    /// Who is told of the end, if it is not waited for.
+    then: Option<Arc<dyn Answered>>,
     #[pin]
     done: Completion,
     /// Size or 0, or a negative errno. Written before `done` is completed, read after.
@@ -39,6 +48,7 @@ impl Request {
         table: &RequestTable,
         object: &Arc<DemandObject>,
         ask: Ask,
+        then: Option<Arc<dyn Answered>>,
     ) -> Result<Arc<Self>> {
         let progress = Progress {
             taken: false,
@@ -49,6 +59,7 @@ impl Request {
                 object: object.clone(),
                 ask,
                 progress: LockedBy::new(table.lock(), progress),
+                then,
                 done <- Completion::new(),
                 result: AtomicI64::new(0),
             }),
@@ -56,9 +67,13 @@ impl Request {
         )
     }
 
-    /// Lets the waiter go. Only whoever removed the request from the table calls this, so that it
-    /// happens once.
+    /// Lets the waiter go. Whoever removes the request from the table calls this, so that it happens
+    /// once; but an OPEN whose object went is finished then, and once more when it leaves the table,
+    /// which nobody hears.
     pub(super) fn finish(&self, result: Result<u64>) {
+        if let Some(then) = &self.then {
+            return then.clone().answered(result);
+        }
         let value = match result {
             Ok(size) => i64::try_from(size).unwrap_or(i64::MAX),
             Err(error) => error.to_errno().into(),

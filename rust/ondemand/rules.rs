@@ -57,7 +57,7 @@ pub enum Copied {
     Again,
 }
 
-/// How an OPEN ends for the one who waits for it.
+/// How an OPEN ends for the one who is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenEnd {
     /// The daemon serves the object, which has this size.
@@ -68,6 +68,9 @@ pub enum OpenEnd {
     FdGone,
     /// The daemon does not serve it.
     Refused,
+    /// The object has gone away since the daemon was asked. Nobody is to be told any more, but the
+    /// daemon, that it is to close this fd.
+    ObjectGone(ObjectId),
 }
 
 /// What happens to several requests at once. "The object" is the one that the event is about.
@@ -81,11 +84,16 @@ pub enum Event {
         fd: ObjectId,
         /// Whether the object is without an fd now.
         lost: bool,
+        /// Whether the object was only waiting to be gone until its OPEN was answered.
+        orphaned: bool,
     },
     /// The object is not opened again.
     NotReopened,
     /// The object goes away.
-    Dropped,
+    Dropped {
+        /// Whether the daemon is about to answer its OPEN.
+        orphaned: bool,
+    },
     /// The cache is dead.
     Dead,
 }
@@ -99,6 +107,8 @@ pub enum Fate {
     Again,
     /// It leaves the table; whoever waits for it learns that it failed.
     Ends,
+    /// Whoever waits for it learns that it failed. It stays in the table for the daemon's answer.
+    Disowned,
 }
 
 /// A lookup wants the object open. Changes the state if a request has to be stored.
@@ -181,6 +191,7 @@ pub fn answer_open(ask: &Ask, object: &mut State, size: Option<u64>) -> Option<(
     };
     match object.answer_open(matches!(end, OpenEnd::Opened(_))) {
         Answered::Open => Some((end, false)),
+        Answered::Gone(fd) => Some((OpenEnd::ObjectGone(fd), false)),
         Answered::Failed { again, fd_gone } => {
             let end = if fd_gone { OpenEnd::FdGone } else { end };
             Some((end, again))
@@ -197,8 +208,21 @@ pub fn may_answer_read(ask: &Ask, own: bool, taken: bool) -> bool {
 
 /// The last reference to the fd of this number is gone. The event happens under the same hold.
 pub fn fd_released(object: &mut State, fd: ObjectId) -> Event {
-    let lost = object.fd_released(fd) == Released::Closed;
-    Event::FdReleased { fd, lost }
+    let released = object.fd_released(fd);
+    Event::FdReleased {
+        fd,
+        lost: released == Released::Closed,
+        orphaned: released == Released::Orphaned,
+    }
+}
+
+/// The object goes away: the fd whose holder has to be told now, and the event, which happens under
+/// the same hold.
+#[must_use]
+pub fn drop_object(object: &mut State) -> (Option<ObjectId>, Event) {
+    let to_close = object.drop_object();
+    let orphaned = matches!(object, State::Orphaned(_));
+    (to_close, Event::Dropped { orphaned })
 }
 
 /// No OPEN could be stored for a lost fd. An event follows unless somebody else could.
@@ -218,8 +242,12 @@ pub fn fate(event: Event, ask: &Ask, own: bool) -> Fate {
         (Event::FdReleased { lost: true, .. }, Ask::Read { .. }) if own => Fate::Again,
         // There is nothing to close any more.
         (Event::FdReleased { fd, .. }, Ask::Close(of)) if fd == *of => Fate::Ends,
+        // Nobody answers it any more.
+        (Event::FdReleased { orphaned: true, .. }, Ask::Open { .. }) if own => Fate::Ends,
         (Event::NotReopened, Ask::Read { .. }) if own => Fate::Ends,
-        (Event::Dropped, _) if own => Fate::Ends,
+        // A daemon that has read the OPEN, and has the fd, is not told that there was none.
+        (Event::Dropped { orphaned: true }, Ask::Open { .. }) if own => Fate::Disowned,
+        (Event::Dropped { .. }, _) if own => Fate::Ends,
         (Event::Dead, _) => Fate::Ends,
         _ => Fate::Stays,
     }

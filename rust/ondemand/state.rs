@@ -24,6 +24,9 @@ pub enum State {
     Open(ObjectId),
     /// The daemon has refused the object but still holds the fd: no second one is made meanwhile.
     Refused(ObjectId),
+    /// The object goes away while the daemon, which has this fd, is about to answer the OPEN. The
+    /// answer is still taken, and then it is told to close the fd.
+    Orphaned(ObjectId),
     /// The object goes away. Nothing leads out of here. The fd is that of a daemon that has to be
     /// told, until it has closed it.
     Dropped(Option<ObjectId>),
@@ -43,7 +46,7 @@ pub enum OpeningFd {
 /// What an attempt to make the first fd finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WantOpen {
-    /// Store an OPEN request and wait for its answer.
+    /// Store an OPEN request.
     Send,
     /// The daemon has the fd already.
     Already,
@@ -67,6 +70,8 @@ pub enum WantRead {
 pub enum Answered {
     /// The object is open now.
     Open,
+    /// The object is gone: the daemon has to be told to close this fd.
+    Gone(ObjectId),
     /// The object stays without a daemon. Reads that wait for it must fail if `again`.
     Failed {
         /// Whether the object had been open before.
@@ -76,11 +81,19 @@ pub enum Answered {
     },
 }
 
+/// Nobody waits for the answer.
+const UNHEARD: Answered = Answered::Failed {
+    again: false,
+    fd_gone: false,
+};
+
 /// What the end of an anonymous fd means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
     /// The object is without an fd: unanswered reads are to be delivered again, after a new OPEN.
     Closed,
+    /// The object is gone, and with the fd whoever would have answered its OPEN.
+    Orphaned,
     /// Nothing depends on this fd.
     Nothing,
 }
@@ -97,7 +110,9 @@ impl State {
                 WantOpen::Send
             }
             State::Open(_) => WantOpen::Already,
-            State::Opening { .. } | State::Refused(_) | State::Dropped(_) => WantOpen::Never,
+            State::Opening { .. } | State::Refused(_) | State::Orphaned(_) | State::Dropped(_) => {
+                WantOpen::Never
+            }
         }
     }
 
@@ -106,9 +121,10 @@ impl State {
         match self {
             State::Open(_) | State::Opening { again: true, .. } => WantRead::Store,
             State::Closed => WantRead::Reopen,
-            State::Opening { again: false, .. } | State::Refused(_) | State::Dropped(_) => {
-                WantRead::Never
-            }
+            State::Opening { again: false, .. }
+            | State::Refused(_)
+            | State::Orphaned(_)
+            | State::Dropped(_) => WantRead::Never,
         }
     }
 
@@ -159,21 +175,31 @@ impl State {
     pub const fn may_answer_open(&self) -> bool {
         matches!(
             self,
-            State::Opening {
-                fd: OpeningFd::Held(_) | OpeningFd::Closed,
-                ..
-            }
+            State::Orphaned(_)
+                | State::Opening {
+                    fd: OpeningFd::Held(_) | OpeningFd::Closed,
+                    ..
+                }
         )
     }
 
     /// The OPEN request is over: the daemon has accepted the object or refused it, or nobody waits
     /// for it any more.
     pub fn answer_open(&mut self, accepted: bool) -> Answered {
-        let State::Opening { again, fd } = *self else {
-            return Answered::Failed {
-                again: false,
-                fd_gone: false,
-            };
+        let (again, fd) = match *self {
+            State::Opening { again, fd } => (again, fd),
+            State::Orphaned(fd) if accepted => {
+                *self = State::Dropped(Some(fd));
+                return Answered::Gone(fd);
+            }
+            State::Orphaned(_) => {
+                // Whoever refuses an object closes its fd by itself.
+                *self = State::Dropped(None);
+                return UNHEARD;
+            }
+            State::Closed | State::Open(_) | State::Refused(_) | State::Dropped(_) => {
+                return UNHEARD;
+            }
         };
         match (fd, accepted) {
             (OpeningFd::Held(id), true) => {
@@ -218,6 +244,10 @@ impl State {
                 };
                 Released::Nothing
             }
+            State::Orphaned(held) if held == id => {
+                *self = State::Dropped(None);
+                Released::Orphaned
+            }
             State::Dropped(Some(held)) if held == id => {
                 *self = State::Dropped(None);
                 Released::Nothing
@@ -226,13 +256,22 @@ impl State {
         }
     }
 
-    /// The object goes away.
-    pub fn drop_object(&mut self) {
-        *self = State::Dropped(match *self {
-            State::Open(id) => Some(id),
-            State::Dropped(fd) => fd,
-            _ => None,
-        });
+    /// The object goes away. The fd whose holder has to be told now, once.
+    #[must_use]
+    pub fn drop_object(&mut self) -> Option<ObjectId> {
+        let (next, told) = match *self {
+            State::Open(id) => (State::Dropped(Some(id)), Some(id)),
+            State::Opening {
+                fd: OpeningFd::Held(id),
+                ..
+            } => (State::Orphaned(id), None),
+            State::Closed | State::Opening { .. } | State::Refused(_) => {
+                (State::Dropped(None), None)
+            }
+            gone @ (State::Orphaned(_) | State::Dropped(_)) => (gone, None),
+        };
+        *self = next;
+        told
     }
 
     /// The fd whose holder has to be told, with a CLOSE request, that the object is gone.

@@ -8,14 +8,15 @@
 
 use super::farewell::Farewell;
 use super::object::DemandObject;
-use super::request::{Ended, Request};
+use super::request::{Answered, Ended, Request};
 use super::rules::{self, Ask, Event, Fate, OpenEnd, WantReopen};
 use super::state::{ObjectId, WantOpen, WantRead};
 use crate::protocol::command::CopenReply;
-use crate::sys::completion::{is_dying, Unmet};
+use crate::sys::completion::{is_dying, Completion, Unmet};
 use crate::sys::errno::{EBADFD, ESTALE, ETIMEDOUT};
 use crate::sys::log;
 use crate::sys::poll::PollQueue;
+use crate::sys::trace;
 use crate::sys::xarray::XArray;
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::new_spinlock;
@@ -37,6 +38,8 @@ struct Happened {
     again: bool,
     /// To be failed once the lock is released.
     ended: Ended,
+    /// Still in the table, but whoever waits for it is to be told that it failed.
+    disowned: Option<Arc<Request>>,
 }
 
 /// The table of one session.
@@ -93,7 +96,7 @@ impl RequestTable {
         self.ids.remove(id);
     }
 
-    /// Requests that are stored from now on fail with `ETIMEDOUT` after `ms` milliseconds; 0: never.
+    /// Whoever waits from now on lets a request fail after `ms` milliseconds; 0: never.
     pub(crate) fn set_timeout(&self, ms: u32) {
         self.timeout.store(ms, Ordering::Relaxed);
     }
@@ -103,31 +106,58 @@ impl RequestTable {
         self.reqs_lock.lock().dead
     }
 
-    /// Has the daemon take an fd for `object` and waits for its answer, the object's size; `None`
-    /// if it has one already (`cachefiles_ondemand_init_object()`).
-    pub(crate) fn open(&self, object: &Arc<DemandObject>) -> Result<Option<u64>> {
-        let request = Request::new(self, object, Ask::Open { known_size: None })?;
+    /// Has the daemon take an fd for `object`, which is new; `then` is told the object's size, or why
+    /// there is none (`cachefiles_ondemand_init_object()`). After an error it is not.
+    pub(crate) fn open(&self, object: &Arc<DemandObject>, then: Arc<dyn Answered>) -> Result {
+        let request = Request::new(self, object, Ask::Open { known_size: None }, Some(then))?;
         let slot = self.reqs.reserve()?;
-        let id = {
+        {
             let mut table = self.reqs_lock.lock();
             let dead = table.dead;
-            match rules::want_open(dead, object.state.access_mut(&mut table)) {
-                WantOpen::Already => return Ok(None),
-                WantOpen::Never => return Err(EIO),
-                WantOpen::Send => {}
+            if rules::want_open(dead, object.state.access_mut(&mut table)) != WantOpen::Send {
+                return Err(EIO);
             }
-            match slot.fill(request.clone(), true) {
-                Ok(id) => id,
-                Err(given_back) => {
-                    rules::abandon(&given_back.ask, object.state.access_mut(&mut table));
-                    drop(table);
-                    drop(given_back);
-                    return Err(ENOMEM);
-                }
+            if let Err(given_back) = slot.fill(request, true) {
+                rules::abandon(&given_back.ask, object.state.access_mut(&mut table));
+                drop(table);
+                drop(given_back);
+                return Err(ENOMEM);
             }
-        };
+        }
         self.pollers.wake();
-        self.wait(id, &request).map(Some)
+        Ok(())
+    }
+
+    /// Waits until `opened`, which whoever [`open`](Self::open) tells completes, but no longer than
+    /// the task lives, nor than the daemon may take.
+    pub(crate) fn wait_opened(&self, object: &Arc<DemandObject>, opened: &Completion) -> Result {
+        match opened.wait_killable(self.timeout.load(Ordering::Relaxed)) {
+            Ok(()) => return Ok(()),
+            Err(Unmet::Killed) => return Err(EINTR),
+            Err(Unmet::TimedOut) => {}
+        }
+        if let Some((id, request)) = self.find_open(object) {
+            if self.take(id, &request).is_some() {
+                late_answer(object, id);
+                request.finish(Err(ETIMEDOUT));
+            }
+        }
+        // It was answered now at the latest.
+        opened.wait_killable(0).map_err(|_| EINTR)
+    }
+
+    /// The first OPEN request for `object`, which somebody may be about to remove.
+    fn find_open(&self, object: &Arc<DemandObject>) -> Option<(u32, Arc<Request>)> {
+        let mut from = Some(0);
+        while let Some((id, request)) = from.and_then(|from| self.reqs.next(from)) {
+            if Arc::ptr_eq(&request.object, object)
+                && request.ask == (Ask::Open { known_size: None })
+            {
+                return Some((id, request));
+            }
+            from = id.checked_add(1);
+        }
+        None
     }
 
     /// Asks the daemon to store a range and waits until it says that it has
@@ -141,17 +171,23 @@ impl RequestTable {
             // Nobody would wait for the answer.
             return Err(EINTR);
         }
-        let request = Request::new(self, object, Ask::Read { offset, len })?;
+        let request = Request::new(self, object, Ask::Read { offset, len }, None)?;
         let slot = self.reqs.reserve()?;
         let id = loop {
             {
                 let mut table = self.reqs_lock.lock();
                 let dead = table.dead;
-                match rules::want_read(dead, object.state.access_mut(&mut table)) {
+                let state = object.state.access_mut(&mut table);
+                match rules::want_read(dead, state) {
                     WantRead::Never => return Err(EIO),
                     WantRead::Reopen => {}
                     WantRead::Store => match slot.fill(request.clone(), true) {
-                        Ok(id) => break id,
+                        Ok(id) => {
+                            // Before it can be answered, which a trace shows after it.
+                            let fd = state.may_deliver_read().unwrap_or(0);
+                            trace::ondemand_read(object.debug_id, id, fd, offset, len);
+                            break id;
+                        }
                         Err(given_back) => {
                             drop(table);
                             drop(given_back);
@@ -170,7 +206,7 @@ impl RequestTable {
     /// the object to be open.
     fn reopen(&self, object: &Arc<DemandObject>) -> Result {
         let known_size = Some(object.store.size());
-        let request = Request::new(self, object, Ask::Open { known_size })?;
+        let request = Request::new(self, object, Ask::Open { known_size }, None)?;
         let slot = self.reqs.reserve()?;
         {
             let mut table = self.reqs_lock.lock();
@@ -202,11 +238,7 @@ impl RequestTable {
             return request.wait();
         }
         if error == ETIMEDOUT {
-            log::warn_limited!(
-                "object {:x}: the daemon has not answered request {} in time",
-                request.object.debug_id,
-                id
-            );
+            late_answer(&request.object, id);
         }
         Err(error)
     }
@@ -247,6 +279,9 @@ impl RequestTable {
                 return Err(EINVAL);
             };
             drop(self.reqs.remove(id));
+            // CAST: The trace has the bits of what was written.
+            let told = size.map_or(refusal.to_errno().into(), |size| size as i64);
+            trace::ondemand_copen(request.object.debug_id, id, told);
             let reads_end = if reads_fail {
                 self.happen(&mut table, Event::NotReopened, Some(&request.object))
                     .ended
@@ -270,7 +305,12 @@ impl RequestTable {
             OpenEnd::OtherSize => Err(ESTALE),
             OpenEnd::FdGone => Err(EBADFD),
             OpenEnd::Refused => Err(refusal),
+            // It was told when the object went.
+            OpenEnd::ObjectGone(_) => Err(EIO),
         });
+        if let OpenEnd::ObjectGone(id) = end {
+            self.close(&request.object, id);
+        }
         self.pollers.wake();
         match reply {
             Err(error) => Err(error),
@@ -295,6 +335,7 @@ impl RequestTable {
             drop(self.reqs.remove(id));
             request
         };
+        trace::ondemand_cread(request.object.debug_id, id);
         request.finish(Ok(0));
         Ok(())
     }
@@ -333,20 +374,25 @@ impl RequestTable {
     }
 
     /// The object goes away: whoever waits for it fails, and the daemon is told to close its fd
-    /// (`cachefiles_ondemand_clean_object()`). Does not wait for the daemon.
+    /// (`cachefiles_ondemand_clean_object()`). Does not wait for the daemon. The second time, nothing
+    /// happens.
     pub(crate) fn drop_object(&self, object: &Arc<DemandObject>) {
         let (to_close, happened) = {
             let mut table = self.reqs_lock.lock();
-            let state = object.state.access_mut(&mut table);
-            state.drop_object();
-            let to_close = state.to_close();
-            let happened = self.happen(&mut table, Event::Dropped, Some(object));
-            (to_close, happened)
+            let (to_close, event) = rules::drop_object(object.state.access_mut(&mut table));
+            (to_close, self.happen(&mut table, event, Some(object)))
         };
         self.fail(happened.ended);
-        let Some(id) = to_close else {
-            return;
-        };
+        if let Some(request) = happened.disowned {
+            request.finish(Err(EIO));
+        }
+        if let Some(id) = to_close {
+            self.close(object, id);
+        }
+    }
+
+    /// Tells the daemon to close the fd `id` of an object that is gone.
+    fn close(&self, object: &Arc<DemandObject>, id: ObjectId) {
         if self.store_close(object, id).is_err() {
             log::warn_limited!(
                 "object {:x}: no memory to tell the daemon to close its fd",
@@ -356,7 +402,7 @@ impl RequestTable {
     }
 
     fn store_close(&self, object: &Arc<DemandObject>, id: ObjectId) -> Result {
-        let request = Request::new(self, object, Ask::Close(id))?;
+        let request = Request::new(self, object, Ask::Close(id), None)?;
         let slot = self.reqs.reserve()?;
         {
             let mut table = self.reqs_lock.lock();
@@ -364,10 +410,13 @@ impl RequestTable {
             if !rules::wants_close(dead, object.state.access_mut(&mut table), id) {
                 return Ok(());
             }
-            if let Err(given_back) = slot.fill(request, true) {
-                drop(table);
-                drop(given_back);
-                return Err(ENOMEM);
+            match slot.fill(request, true) {
+                Ok(msg_id) => trace::ondemand_close(object.debug_id, msg_id, id),
+                Err(given_back) => {
+                    drop(table);
+                    drop(given_back);
+                    return Err(ENOMEM);
+                }
             }
         }
         self.pollers.wake();
@@ -410,6 +459,8 @@ impl RequestTable {
                     self.reqs.mark(id);
                     happened.again = true;
                 }
+                // An object has one OPEN at most.
+                Fate::Disowned => happened.disowned = Some(request.clone()),
                 Fate::Ends => {
                     rules::abandon(&request.ask, request.object.state.access_mut(table));
                     if event == Event::Dead && matches!(request.ask, Ask::Read { .. }) {
@@ -437,6 +488,9 @@ impl RequestTable {
 
     /// Whether a read of the device would return a message.
     pub(crate) fn has_deliverable(&self) -> bool {
+        if !self.reqs.has_marked() {
+            return false;
+        }
         let mut table = self.reqs_lock.lock();
         self.next_deliverable(&mut table, 0).is_some()
     }
@@ -458,4 +512,12 @@ impl RequestTable {
         }
         None
     }
+}
+
+fn late_answer(object: &DemandObject, id: u32) {
+    log::warn_limited!(
+        "object {:x}: the daemon has not answered request {} in time",
+        object.debug_id,
+        id
+    );
 }

@@ -158,8 +158,7 @@ impl Verb {
             Verb::SecCtx => self.present(args).map(Command::SecCtx),
             Verb::Tag => self.present(args).map(Command::Tag),
             Verb::Copen => CopenArgs::parse(self.present(args)?).map(Command::Copen),
-            // C takes no notice of what follows `restore`.
-            Verb::Restore => Ok(Command::Restore),
+            Verb::Restore => Ok(Command::Restore(restored_layout(args))),
             Verb::Cinit => CinitArgs::parse(self.present(args)?).map(Command::Cinit),
             Verb::Cread => self
                 .number(Field::Id, self.present(args)?)
@@ -265,8 +264,8 @@ pub enum Command<'a> {
     Tag(&'a [u8]),
     /// Answer an OPEN (mainline).
     Copen(CopenArgs<'a>),
-    /// Give out again all requests that were read but not answered.
-    Restore,
+    /// Give out again all requests that were read but not answered, if they are in this layout.
+    Restore(Option<Layout>),
     /// Answer an OPEN (v5).
     Cinit(CinitArgs),
     /// Answer a READ (v5).
@@ -327,7 +326,8 @@ impl From<i64> for CopenReply {
 pub struct CinitArgs {
     /// The message answered; an id above [`u32::MAX`] names no request.
     pub id: u64,
-    /// The size of the object in bytes, at most [`i64::MAX`]; needed where the OPEN asked for it.
+    /// The size of the object in bytes, at most [`i64::MAX`]; where the OPEN asked for it, none and
+    /// 0 refuse the object.
     pub size: Option<u64>,
 }
 
@@ -435,6 +435,14 @@ fn milliseconds(args: &[u8]) -> Result<u32, CommandError<'_>> {
         (Some(Ok(ms)), 1.., []) => Ok(ms.unsigned_abs()),
         _ => Err(CommandError::NotATime(args)),
     }
+}
+
+/// C takes no notice of what follows `restore`, and so it is no error; but a daemon may say which
+/// layout it is going to read.
+fn restored_layout(args: &[u8]) -> Option<Layout> {
+    [Layout::Mainline, Layout::V5]
+        .into_iter()
+        .find(|layout| layout.name().as_bytes() == args)
 }
 
 fn split_at_comma(text: &[u8]) -> (&[u8], Option<&[u8]>) {

@@ -39,6 +39,28 @@ pub(crate) fn may_print() -> bool {
     unsafe { super::bindings::cfrs_ratelimit() }
 }
 
+/// A call from FS-Cache or netfs that the `debug` parameter has logged: its start is bit 0, its end
+/// bit 1.
+pub(crate) struct Call(&'static str);
+
+impl Call {
+    /// The call of `name` for the cookie with this number begins; it ends when this is dropped.
+    pub(crate) fn enter(name: &'static str, cookie: u32) -> Self {
+        if super::module::debug_mask() & 1 != 0 {
+            print(Level::Debug, format_args!("==> {name}(c={cookie:x})\n"));
+        }
+        Call(name)
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if super::module::debug_mask() & 2 != 0 {
+            print(Level::Debug, format_args!("<== {}()\n", self.0));
+        }
+    }
+}
+
 macro_rules! error {
     ($($arg:tt)+) => {
         $crate::sys::log::print(

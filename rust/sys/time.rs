@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The time of day.
+//! The time of day, and the tick of the clock.
 
 use super::bindings;
 
@@ -9,4 +9,14 @@ pub(crate) fn seconds() -> u32 {
     // SAFETY: Reads the clock; callable from any context.
     // CAST: The names wrap around, as they always have.
     unsafe { bindings::ktime_get_real_seconds() as u32 }
+}
+
+/// A tick of the kernel's clock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tick(usize);
+
+/// The tick that it is.
+pub(crate) fn tick() -> Tick {
+    // SAFETY: A word that the clock's interrupt changes, read as one.
+    Tick(unsafe { core::ptr::addr_of!(bindings::jiffies).read_volatile() })
 }

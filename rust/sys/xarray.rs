@@ -111,22 +111,35 @@ impl<T: Send + Sync> XArray<T> {
         self.find(from, true)
     }
 
-    fn find(&self, from: u32, marked: bool) -> Option<(u32, Arc<T>)> {
-        let mut at = from;
-        loop {
-            let mut found = index(at);
-            // SAFETY: The array is initialised and `found` is writable.
-            let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found, marked) };
-            if entry.is_null() {
-                return None;
-            }
-            let id = u32::try_from(found).ok()?;
-            // The search has dropped the lock: take the entry only if it is still there.
-            if let Some(entry) = self.get(id) {
-                return Some((id, entry));
-            }
-            at = id.checked_add(1)?;
+    /// Calls `f` with the first entry at `from` or later and returns its id. Under the array's lock:
+    /// the entry is not removed meanwhile, and `f` must not sleep nor come back here.
+    pub(crate) fn visit_next(&self, from: u32, f: impl FnOnce(&T)) -> Option<u32> {
+        let _locked = self.lock();
+        let mut found = index(from);
+        // SAFETY: The array is initialised and `found` is writable.
+        let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found, false) };
+        if entry.is_null() {
+            return None;
         }
+        // SAFETY: A `T` by the type invariant, and no one can remove it while the lock is held.
+        f(unsafe { &*entry.cast_const().cast::<T>() });
+        u32::try_from(found).ok()
+    }
+
+    fn find(&self, from: u32, marked: bool) -> Option<(u32, Arc<T>)> {
+        let mut found = index(from);
+        let _locked = self.lock();
+        // SAFETY: The array is initialised and `found` is writable.
+        let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found, marked) };
+        // SAFETY: By the type invariant, and no one can remove it while the lock is held.
+        let entry = unsafe { clone_entry(entry) }?;
+        Some((u32::try_from(found).ok()?, entry))
+    }
+
+    /// Whether any entry is marked. Without a lock of ours it may be wrong by the time it is told.
+    pub(crate) fn has_marked(&self) -> bool {
+        // SAFETY: The array is initialised; reads one word that changes at any time.
+        unsafe { bindings::cfrs_xa_has_marked(self.inner.get()) }
     }
 
     fn lock(&self) -> XaLock<'_> {

@@ -8,7 +8,7 @@
 use crate::ondemand::rules::Ask;
 use crate::ondemand::state::State;
 use crate::table::Table;
-use crate::world::{At, Who, World, OBJECTS};
+use crate::world::{At, Fd, Who, World, OBJECTS};
 use stateright::Property;
 
 /// What went wrong.
@@ -50,6 +50,8 @@ pub enum Bug {
     ReadOfClosed,
     /// The daemon was told twice to close one fd.
     ClosedTwice,
+    /// A daemon keeps the fd of an object that is gone, and nobody will tell it.
+    KeptFd,
     /// A request that could be delivered was passed over too often.
     Starved,
     /// There is something to read, and the daemon sleeps.
@@ -57,7 +59,7 @@ pub enum Bug {
 }
 
 /// Each kind of bug with the property that there is none.
-pub const BUGS: [(Bug, &str); 20] = [
+pub const BUGS: [(Bug, &str); 21] = [
     (Bug::Hang, "nobody waits for what cannot come"),
     (Bug::HangWhenDead, "nobody waits once the daemon is gone"),
     (Bug::Unkillable, "who is killed does not wait"),
@@ -91,6 +93,10 @@ pub const BUGS: [(Bug, &str); 20] = [
         "no READ is delivered unless its object is open",
     ),
     (Bug::ClosedTwice, "no CLOSE is delivered twice"),
+    (
+        Bug::KeptFd,
+        "no daemon is left with the fd of a dead object",
+    ),
     (Bug::Starved, "no request is passed over again and again"),
     (Bug::LostWakeUp, "no wake-up is lost"),
 ];
@@ -105,7 +111,7 @@ pub fn properties() -> Vec<Property<Table>> {
             }));)*
         };
     }
-    each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19);
+    each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20);
     all
 }
 
@@ -132,6 +138,9 @@ pub fn examine(table: &Table, world: &World) -> Option<Bug> {
             return Some(Bug::TwoFds);
         }
     }
+    if !world.dead && world.fds.iter().any(|fd| is_kept(table, world, *fd)) {
+        return Some(Bug::KeptFd);
+    }
     for (t, task) in world.tasks.iter().enumerate() {
         let At::Waits(id) = task.at else { continue };
         if task.killed {
@@ -157,6 +166,23 @@ pub fn examine(table: &Table, world: &World) -> Option<Bug> {
         return Some(Bug::Starved);
     }
     None
+}
+
+/// Whether a daemon that lives has this fd of an object that is gone, and is not going to be told.
+fn is_kept(table: &Table, world: &World, fd: Fd) -> bool {
+    let object = &world.objects[fd.object];
+    if fd.old || !object.dropped || object.told_to_close || object.unwanted {
+        return false;
+    }
+    let comes = world.entries().any(|(id, entry)| {
+        entry.object == fd.object
+            && match entry.ask {
+                Ask::Open { .. } => can_go_on(table, world, id),
+                Ask::Close(_) => true,
+                Ask::Read { .. } => false,
+            }
+    });
+    object.to_close.is_none() && !comes
 }
 
 /// Whether something that is bound to happen, or that a willing daemon can do, leads on from the

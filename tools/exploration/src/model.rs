@@ -67,6 +67,7 @@ impl Model for Table {
             to_reopen: false,
             to_close: None,
             told_to_close: false,
+            unwanted: false,
             reopened: 0,
         };
         let fd = |object: usize| Fd {

@@ -51,6 +51,9 @@ pub enum Rule {
     DroppedStaysDropped,
     /// An object that goes away takes its requests with it.
     DropEndsRequests,
+    /// An OPEN that the daemon has read is still answered when the object goes away, and the fd is
+    /// then closed.
+    DropAwaitsAnswer,
     /// Who is killed waits no longer.
     Killable,
     /// The search goes on behind the last delivery.
@@ -176,10 +179,19 @@ impl Rules {
         )
     }
 
+    /// See [`rules::drop_object`].
+    pub fn drop_object(self, object: &mut State) -> (Option<ObjectId>, Event) {
+        if let (false, State::Opening { .. }) = (self.has(Rule::DropAwaitsAnswer), &object) {
+            *object = State::Dropped(None);
+        }
+        rules::drop_object(object)
+    }
+
     /// See [`rules::fate`].
     pub fn fate(self, event: Event, ask: &Ask, own: bool, object: &State) -> Fate {
         let open = matches!(ask, Ask::Open { .. });
         let read = matches!(ask, Ask::Read { .. });
+        let dropped = matches!(event, Event::Dropped { .. });
         let lost = matches!(event, Event::FdReleased { lost: true, .. });
         let held = matches!(
             object,
@@ -190,7 +202,7 @@ impl Rules {
         );
         match self.without {
             Some(Rule::DeathEndsRequests) if event == Event::Dead => Fate::Stays,
-            Some(Rule::DropEndsRequests) if event == Event::Dropped => Fate::Stays,
+            Some(Rule::DropEndsRequests) if dropped => Fate::Stays,
             Some(Rule::CloseOnce) if event == Event::Restored => Fate::Again,
             Some(Rule::RestoreHeldOpen) if event == Event::Restored && open && held => Fate::Stays,
             Some(Rule::ReleaseRenewsReads) if lost && read => Fate::Stays,

@@ -71,6 +71,7 @@ impl Table {
             object,
             new: true,
             taken: false,
+            disowned: false,
             passed: 0,
         });
         world.wake();
@@ -94,6 +95,12 @@ impl Table {
                         entry.new = true;
                     }
                 }
+                Fate::Disowned => {
+                    world.finish(entry.who, false);
+                    if let Some(entry) = &mut world.slots[id] {
+                        entry.disowned = true;
+                    }
+                }
                 Fate::Ends => {
                     abandon(&entry.ask, &mut world.objects[entry.object].state);
                     if self.has(Rule::EndedIsRemoved) {
@@ -107,7 +114,9 @@ impl Table {
                     ) {
                         world.blame(Bug::NoAnswer);
                     }
-                    world.finish(entry.who, false);
+                    if !entry.disowned {
+                        world.finish(entry.who, false);
+                    }
                 }
             }
         }
@@ -179,6 +188,7 @@ impl Table {
         task.at = At::Ended;
         if world.holds(id, who) {
             if let Some(entry) = world.slots[id].take() {
+                world.objects[entry.object].unwanted |= matches!(entry.ask, Ask::Open { .. });
                 abandon(&entry.ask, &mut world.objects[entry.object].state);
             }
         }
@@ -272,7 +282,7 @@ impl Table {
         };
         let present = world.holds(reading.id, reading.who);
         let state = &mut world.objects[reading.object].state;
-        let dead_object = matches!(state, State::Dropped(_));
+        let dead_object = matches!(state, State::Dropped(_) | State::Orphaned(_));
         match self.rules.copied(&reading.ask, present, state, reading.fd) {
             Copied::Publish => {
                 if !present {
@@ -379,7 +389,13 @@ impl Table {
         if reads_fail {
             self.happen(world, Event::NotReopened, Some(entry.object));
         }
-        world.finish(entry.who, matches!(end, OpenEnd::Opened(_)));
+        let object = &mut world.objects[entry.object];
+        object.unwanted |= !accept;
+        if let OpenEnd::ObjectGone(fd) = end {
+            object.to_close = Some(fd);
+        } else if !entry.disowned {
+            world.finish(entry.who, matches!(end, OpenEnd::Opened(_)));
+        }
         world.wake();
     }
 
@@ -426,11 +442,11 @@ impl Table {
 
     pub(crate) fn drop_object(&self, world: &mut World, o: usize) {
         let object = &mut world.objects[o];
-        object.state.drop_object();
-        object.to_close = object.state.to_close();
+        let (to_close, event) = self.rules.drop_object(&mut object.state);
+        object.to_close = to_close;
         object.dropped = true;
         object.in_service = false;
-        self.happen(world, Event::Dropped, Some(o));
+        self.happen(world, event, Some(o));
     }
 
     pub(crate) fn store_close(&self, world: &mut World, o: usize) {

@@ -45,6 +45,8 @@ pub struct Entry {
     pub new: bool,
     /// Taken to be delivered before.
     pub taken: bool,
+    /// Whoever waited for it has been told that it failed.
+    pub disowned: bool,
     /// How many others were delivered while it could have been.
     pub passed: u8,
 }
@@ -64,6 +66,8 @@ pub struct Object {
     pub(crate) to_close: Option<ObjectId>,
     /// The daemon has read a CLOSE.
     pub(crate) told_to_close: bool,
+    /// The daemon has refused it, or was told that nobody wants it: it closes the fd by itself.
+    pub(crate) unwanted: bool,
     pub(crate) reopened: u8,
 }
 

@@ -176,6 +176,12 @@ const MISSING: &[Missing] = &[
         bug: Bug::Hang,
     },
     Missing {
+        rule: Rule::DropAwaitsAnswer,
+        row: "CI: an image unmounted before the daemon had answered an OPEN of it",
+        scenario: "lookup: a drop, a death",
+        bug: Bug::KeptFd,
+    },
+    Missing {
         rule: Rule::Killable,
         row: "SIGKILL to a reader that waits: make on-demand read killable",
         scenario: "read: kills, late answers",
