@@ -34,6 +34,7 @@ use daemon::device::CacheFilesDevice;
 use kernel::prelude::*;
 use sys::chardev::Registration;
 use sys::log;
+use sys::work::Workers;
 
 module! {
     type: CacheFiles,
@@ -49,10 +50,14 @@ struct CacheFiles {
     device: Option<Pin<KBox<Registration<CacheFilesDevice>>>>,
     #[cfg(CONFIG_CACHEFILES_ERROR_INJECTION)]
     _injection: Pin<KBox<sys::sysctl::Number>>,
+    /// Dropped last: what a session has started is done then, to the last instruction.
+    _workers: Workers,
 }
 
 impl kernel::Module for CacheFiles {
     fn init(_module: &'static ThisModule) -> Result<Self> {
+        // Before the device, whose first user may come at once.
+        let workers = Workers::start()?;
         let this = CacheFiles {
             #[cfg(CONFIG_CACHEFILES_ERROR_INJECTION)]
             _injection: KBox::pin_init(
@@ -64,6 +69,7 @@ impl kernel::Module for CacheFiles {
                 GFP_KERNEL,
             )?,
             device: Some(KBox::pin_init(Registration::new(), GFP_KERNEL)?),
+            _workers: workers,
         };
         log::info!("Loaded");
         Ok(this)

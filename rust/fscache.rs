@@ -4,13 +4,16 @@
 
 use crate::cache::object::Object;
 use crate::cache::volume::Volume;
-use crate::cache::{lookup, withdraw, Cache};
-use crate::io::{prepare, read};
+use crate::cache::{invalidate, local_write, lookup, withdraw, Cache};
+use crate::io::{occupancy, prepare, read, write};
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, VolumeCookie, VolumeLink};
 use crate::sys::fscache_ops::Backend;
 use crate::sys::iov_iter::IovIter;
+use crate::sys::log::Call;
 use crate::sys::netfs::{OnHole, ReadFlags, Resources, Source, Termination};
+use crate::sys::subrequest::{ReadSubrequest, WriteSubrequest};
+use core::ops::Range;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, ArcBorrow};
@@ -45,15 +48,19 @@ impl Backend for CacheFiles {
     }
 
     fn lookup_cookie(volume: ArcBorrow<'_, Volume>, cookie: &Cookie) -> Option<Arc<Object>> {
+        let _call = Call::enter("lookup_cookie", cookie.debug_id());
         lookup::look_up(&volume.into(), cookie)
     }
 
     fn withdraw_cookie(object: Arc<Object>) {
+        let _call = Call::enter("withdraw_cookie", object.cookie.debug_id());
         withdraw::withdraw_object(&object);
     }
 
-    fn backing_file(object: ArcBorrow<'_, Object>) -> Option<File> {
-        object.backing.file()
+    fn backing_file(object: ArcBorrow<'_, Object>, invalidations: u32) -> Option<File> {
+        let file = object.file_when_found()?;
+        object.backing.trust.used(invalidations);
+        Some(file)
     }
 
     fn prepare_on_demand_read(
@@ -63,6 +70,7 @@ impl Backend for CacheFiles {
         len: &mut usize,
         flags: &mut ReadFlags<'_>,
     ) -> Source {
+        let _call = Call::enter("prepare_on_demand_read", object.cookie.debug_id());
         prepare::prepare(&object, file, start, len, flags)
     }
 
@@ -75,6 +83,70 @@ impl Backend for CacheFiles {
         on_hole: OnHole,
         done: Termination,
     ) {
+        let _call = Call::enter("read", object.cookie.debug_id());
         read::read(object.into(), resources, file, start, into, on_hole, done);
+    }
+
+    fn prepare_read<'a>(
+        cookie: &Cookie,
+        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Object>, File)>,
+        read: &mut ReadSubrequest<'_>,
+        file_size: u64,
+    ) -> Source {
+        let _call = Call::enter("prepare_read", cookie.debug_id());
+        occupancy::prepare_read(cookie, ready, read, file_size)
+    }
+
+    fn query_occupancy(
+        object: ArcBorrow<'_, Object>,
+        file: &File,
+        range: Range<u64>,
+        granularity: u64,
+    ) -> Result<Range<u64>> {
+        let _call = Call::enter("query_occupancy", object.cookie.debug_id());
+        occupancy::query(&object, file, range, granularity)
+    }
+
+    fn prepare_write(
+        object: ArcBorrow<'_, Object>,
+        file: &File,
+        at: u64,
+        len: usize,
+        upper: usize,
+        is_new: bool,
+    ) -> Result<usize> {
+        let _call = Call::enter("prepare_write", object.cookie.debug_id());
+        write::prepare(&object, file, at, len, upper, is_new)
+    }
+
+    fn write(
+        object: ArcBorrow<'_, Object>,
+        file: &File,
+        at: u64,
+        from: &mut IovIter<'_>,
+        done: Termination,
+    ) {
+        let _call = Call::enter("write", object.cookie.debug_id());
+        write::write(object.into(), file, at, from, done);
+    }
+
+    fn issue_write(object: ArcBorrow<'_, Object>, file: &File, write: WriteSubrequest) {
+        let _call = Call::enter("issue_write", object.cookie.debug_id());
+        write::issue(object.into(), file, write);
+    }
+
+    fn resize(object: ArcBorrow<'_, Object>, file: &File, size: u64) {
+        let _call = Call::enter("resize", object.cookie.debug_id());
+        local_write::resize(&object, file, size);
+    }
+
+    fn invalidate(object: ArcBorrow<'_, Object>) -> bool {
+        let _call = Call::enter("invalidate", object.cookie.debug_id());
+        invalidate::invalidate(&object)
+    }
+
+    fn prepare_to_write(object: ArcBorrow<'_, Object>) {
+        let _call = Call::enter("prepare_to_write", object.cookie.debug_id());
+        local_write::prepare_to_write(&object);
     }
 }

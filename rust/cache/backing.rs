@@ -3,15 +3,19 @@
 //! The file behind an object: there from lookup to withdrawal, and written to by the daemon.
 
 use super::disk::Disk;
+use super::known::Known;
 use super::staging::Staging;
+use super::trust::Trust;
 use super::{inject, BLOCK};
 use crate::ondemand::Store;
+use crate::sys::block::Block;
 use crate::sys::completion::Completion;
 use crate::sys::errno::ENOBUFS;
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::iov_iter::IovIter;
+use crate::sys::trace;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex, SpinLock};
@@ -35,6 +39,11 @@ pub(crate) struct Backing {
     size: AtomicU64,
     #[pin]
     file: SpinLock<Option<CacheFile>>,
+    /// Whether the file holds what it should.
+    pub(crate) trust: Trust,
+    /// What of it is data.
+    #[pin]
+    pub(crate) known: Known,
     /// Whether the daemon has accepted the object, after which nobody waits for the daemon.
     accepted: AtomicBool,
     /// The lookup is over, with a file or without.
@@ -53,6 +62,8 @@ impl Backing {
                 disk: disk.clone(),
                 size: AtomicU64::new(0),
                 file <- new_spinlock!(None, "Backing::file"),
+                trust: Trust::new(),
+                known <- Known::new(),
                 accepted: AtomicBool::new(false),
                 settled <- Completion::new(),
                 staging <- new_mutex!(Staging::new(), "Backing::staging"),
@@ -68,14 +79,25 @@ impl Backing {
 
     /// Puts the file in service.
     pub(crate) fn install(&self, file: CacheFile) {
-        let old = self.file.lock().replace(file);
-        drop(old);
+        drop(self.replace(file));
         self.settle();
+    }
+
+    /// Puts another file in service; returns the one there was.
+    pub(crate) fn replace(&self, file: CacheFile) -> Option<CacheFile> {
+        let old = self.file.lock().replace(file);
+        self.known.forget();
+        old
     }
 
     /// The lookup is over. Without a file from `install`, there will be none.
     pub(crate) fn settle(&self) {
         self.settled.complete();
+    }
+
+    /// Completed when the lookup is over.
+    pub(crate) fn settled(&self) -> &Completion {
+        &self.settled
     }
 
     /// The file, for the daemon. It may have heard of its success before the lookup that opens the
@@ -97,6 +119,14 @@ impl Backing {
         self.file.lock().as_ref().map(|open| open.file.clone())
     }
 
+    /// The file, if it is in service and has a name in the cache.
+    pub(crate) fn named_file(&self) -> Option<File> {
+        let open = self.file.lock();
+        open.as_ref()
+            .filter(|open| !open.unnamed)
+            .map(|open| open.file.clone())
+    }
+
     /// Writes what lies within one block, `at` or behind its start, or keeps it until the block is
     /// whole.
     fn write_part(&self, file: &File, at: u64, bytes: &[u8]) -> Result {
@@ -109,38 +139,71 @@ impl Backing {
             _ => BLOCK,
         };
         let mut staging = self.staging.lock();
+        // CAST: At most a block.
+        let offset = (at - start) as usize;
         if is_whole(file, start)? {
             // These bytes are only written again.
-            return write_all(file, at, bytes);
+            let mut whole = Block::zeroed()?;
+            file.read_block(start, &mut whole)?;
+            let place = whole.get_mut(offset..offset + bytes.len()).ok_or(EINVAL)?;
+            place.copy_from_slice(bytes);
+            return file.write_block(start, &whole);
         }
-        // CAST: Both are at most a block.
-        let whole = staging.add(block, (at - start) as usize, bytes, needed as usize)?;
-        match whole {
-            Some(whole) => write_all(file, start, &whole),
+        // CAST: At most a block.
+        match staging.add(block, offset, bytes, needed as usize)? {
+            Some(whole) => self.add_block(file, start, &whole),
             None => Ok(()),
         }
     }
 
-    /// Makes the block at `at` a hole again.
-    fn punch(&self, file: &File, at: u64) -> Result {
-        inject::remove()
-            .and_then(|()| file.punch_hole(at, BLOCK))
-            .inspect_err(|error| {
-                self.disk.io_error(format_args!(
-                    "A block that is not whole cannot be removed: error {}",
-                    error.to_errno()
-                ))
-            })
+    /// Makes `len` bytes at `at`, whole blocks, a hole again, without blocks of the disk.
+    ///
+    /// A direct write that fails can leave its blocks allocated and unwritten. The file system calls
+    /// such a block a hole only as long as nobody has read it through the page cache; then it is
+    /// zeros.
+    fn punch(&self, file: &File, at: u64, len: u64) -> Result {
+        let punch = || inject::remove().and_then(|()| file.punch_hole(at, len));
+        self.known.while_changing(punch).inspect_err(|error| {
+            self.disk.io_error(format_args!(
+                "Blocks that were not written cannot be removed: error {}",
+                error.to_errno()
+            ))
+        })
+    }
+
+    /// Punches what is not data from `at` to `end`; what is stays.
+    fn free_holes(&self, file: &File, mut at: u64, end: u64) -> Result {
+        while at < end {
+            let hole = match file.next_hole(at) {
+                Ok(Extent::At(hole)) if hole < end => hole,
+                // Behind the end of the file there is nothing to free.
+                _ => return Ok(()),
+            };
+            at = match file.next_data(hole) {
+                Ok(Extent::At(data)) => data.min(end),
+                _ => end,
+            };
+            self.punch(file, hole, at - hole)?;
+        }
+        Ok(())
+    }
+
+    /// Writes a block that is not there yet.
+    fn add_block(&self, file: &File, at: u64, block: &Block) -> Result {
+        file.write_block(at, block).or_else(|error| {
+            self.punch(file, at, BLOCK)?;
+            Err(error)
+        })
     }
 
     /// Writes the next block through memory of our own; returns its size.
     fn copy_block(&self, file: &File, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
-        let mut block = KVec::from_elem(0, BLOCK as usize, GFP_KERNEL)?;
+        let mut block = Block::zeroed()?;
         // A fault comes before the file is touched, so that no part of a block gets there.
         if from.copy_out(&mut block) != block.len() {
             return Err(EFAULT);
         }
-        write_all(file, at, &block)?;
+        file.write_block(at, &block)?;
         Ok(block.len())
     }
 
@@ -151,6 +214,38 @@ impl Backing {
             return Err(EFAULT);
         }
         self.write_part(file, at, &bytes)
+    }
+
+    /// Writes whole blocks, `left` bytes at most, directly; `done` grows by what was written. After an
+    /// error, blocks behind that may be allocated and unwritten.
+    fn write_middle(
+        &self,
+        file: &File,
+        here: u64,
+        left: usize,
+        from: &mut IovIter<'_>,
+        done: &mut usize,
+    ) -> Result {
+        let before = self.known.before_write(file);
+        let wrote = match from.limited(left, |part| file.write_iter(here, part)) {
+            // Memory that the device cannot take from directly. Nothing was taken then.
+            Err(EINVAL) => self.copy_block(file, here, from)?,
+            wrote => wrote?,
+        };
+        let part = wrote % BLOCK as usize;
+        *done += wrote - part;
+        self.known
+            .written(before, file, here, here + (wrote - part) as u64);
+        match (wrote, part) {
+            (0, _) => Err(EIO),
+            (_, 0) => Ok(()),
+            // The daemon's memory or the disk ended in the middle of a block, which looks like data
+            // now. It must not: the rest of it would read as zeros.
+            _ => {
+                self.punch(file, here + (wrote - part) as u64, BLOCK)?;
+                Err(EFAULT)
+            }
+        }
     }
 
     /// Writes all of `from` at `at`; returns what was taken, and the error if not all was.
@@ -174,21 +269,9 @@ impl Backing {
         while *done < head + middle {
             let left = head + middle - *done;
             let here = at + *done as u64;
-            let wrote = match from.limited(left, |part| file.write_iter(here, part)) {
-                // Memory that the device cannot take from directly. Nothing was taken then.
-                Err(EINVAL) => self.copy_block(file, here, from)?,
-                wrote => wrote?,
-            };
-            if wrote == 0 {
-                return Err(EIO);
-            }
-            let part = wrote % BLOCK as usize;
-            *done += wrote - part;
-            if part > 0 {
-                // The daemon's memory or the disk ended in the middle of a block, which looks like
-                // data now. It must not: the rest of it would read as zeros.
-                self.punch(file, here + (wrote - part) as u64)?;
-                return Err(EFAULT);
+            if let Err(error) = self.write_middle(file, here, left, from, done) {
+                self.free_holes(file, at + *done as u64, at + (head + middle) as u64)?;
+                return Err(error);
             }
         }
         if tail > 0 {
@@ -210,20 +293,8 @@ fn is_whole(file: &File, start: u64) -> Result<bool> {
     )
 }
 
-/// Writes all of `bytes` through the page cache.
-fn write_all(file: &File, at: u64, bytes: &[u8]) -> Result {
-    let mut done = 0;
-    while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
-        match file.write_buffer(rest, at + done as u64)? {
-            0 => return Err(EIO),
-            wrote => done += wrote,
-        }
-    }
-    Ok(())
-}
-
 impl Store for Backing {
-    fn write(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
+    fn write(&self, object: u32, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
         let file = self.file_for_daemon()?;
         let len = from.count();
         // The last byte must have a file offset.
@@ -234,6 +305,7 @@ impl Store for Backing {
             let _acting = self.disk.cred.assume();
             self.disk.begin_write(len as u64)?
         };
+        trace::ondemand_fd_write(object, &file, at, len);
         Count::Write.bump();
         inject::write()?;
         let mut done = 0;

@@ -17,6 +17,7 @@ use crate::sys::fscache_ops::Active;
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
 use crate::sys::xarray::XArray;
+use core::convert::Infallible;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -84,17 +85,19 @@ impl Plan<'_> {
             mnt.space()?
         };
         check_blocks(space.block_size)?;
-        let disk: Arc<Disk> = memory
-            .write(Disk::new(
-                mnt,
-                cred,
-                self.limits,
-                &space,
-                cookie.clone(),
-                self.requests.clone(),
-                end,
-            ))
-            .into();
+        let disk = Disk::new(
+            mnt,
+            cred,
+            self.limits,
+            &space,
+            cookie.clone(),
+            self.requests.clone(),
+            end,
+        );
+        let disk: Arc<Disk> = match memory.pin_init_with::<Infallible>(disk) {
+            Ok(disk) => disk.into(),
+            Err(never) => match never {},
+        };
         // Dropped before the disk from here on, whose mount it needs.
         let root = root;
         let (store, graveyard) = {

@@ -10,6 +10,7 @@ use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::mount;
+use crate::sys::trace::Killed;
 use kernel::prelude::*;
 
 impl Cache {
@@ -20,13 +21,15 @@ impl Cache {
         let victim = self.find_victim(&dir, name)?;
         // From here on no lookup takes the file into use; one that comes when the mark is gone sees
         // that the name is gone too.
-        let in_use = InUse::mark(victim.inode().ok_or(ENOENT)?).map_err(|_| EBUSY)?;
-        bury(&self.disk, &self.graveyard, &dir, &victim).map_err(|error| match error {
-            ENOENT => ESTALE,
-            ENOMEM | ESTALE => error,
-            error => {
-                log::error!("Internal error: {}", error.to_errno());
-                EIO
+        let in_use = InUse::mark(victim.inode().ok_or(ENOENT)?, 0).map_err(|_| EBUSY)?;
+        bury(&self.disk, &self.graveyard, &dir, &victim, Killed::Culled).map_err(|error| {
+            match error {
+                ENOENT => ESTALE,
+                ENOMEM | ESTALE => error,
+                error => {
+                    log::error!("Internal error: {}", error.to_errno());
+                    EIO
+                }
             }
         })?;
         drop(in_use);

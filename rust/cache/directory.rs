@@ -4,10 +4,11 @@
 
 use super::disk::{Disk, Need};
 use super::inject;
-use crate::sys::dentry::{Dentry, Moved};
+use crate::sys::dentry::{Dentry, LockedDir, Moved};
 use crate::sys::errno::ESTALE;
 use crate::sys::inode::InUse;
 use crate::sys::log;
+use crate::sys::trace::{self, Killed, Where};
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -33,7 +34,9 @@ impl Directory {
         let mut is_new = false;
         let dentry = loop {
             let found = inject::read().and_then(|()| locked.find(name));
+            trace::lookup(0, parent, &found);
             let found = found.inspect_err(|error| {
+                trace::vfs_error(0, parent.inode(), *error, Where::Lookup);
                 if *error != ENOMEM {
                     log::error!("Lookup {} failed with error {}", shown, error.to_errno());
                 }
@@ -43,10 +46,15 @@ impl Directory {
             }
             disk.has_room(1, 0, Need::Create)
                 .and_then(|()| inject::write())
-                .and_then(|()| locked.mkdir(&found, 0o700))
+                .and_then(|()| {
+                    locked.mkdir(&found, 0o700).inspect_err(|&error| {
+                        trace::vfs_error(0, parent.inode(), error, Where::Mkdir);
+                    })
+                })
                 .inspect_err(|error| {
                     log::error!("mkdir {} failed with error {}", shown, error.to_errno())
                 })?;
+            trace::mkdir(parent, &found);
             is_new = true;
             // Some file systems make the directory behind another dentry.
             if !found.is_unhashed() {
@@ -54,7 +62,7 @@ impl Directory {
             }
         };
         // Marked before the parent is unlocked, so that nobody can remove it in between.
-        let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?).map_err(|inode| {
+        let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?, 0).map_err(|inode| {
             log::notice!("Inode already in use: {} (B={:x})", shown, inode.number());
             EBUSY
         })?;
@@ -79,7 +87,13 @@ impl Directory {
 /// Takes `victim` out of `dir`: a file is deleted, a directory moved to the graveyard for user
 /// space to delete (`cachefiles_bury_object()`). Any error but a lack of memory or of the victim
 /// is the disk's.
-pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &Dentry) -> Result {
+pub(crate) fn bury(
+    disk: &Disk,
+    graveyard: &Directory,
+    dir: &Dentry,
+    victim: &Dentry,
+    why: Killed,
+) -> Result {
     {
         let locked = dir.lock(&disk.mnt)?;
         // It may have been removed, and its name given to another, since it was looked up.
@@ -87,20 +101,15 @@ pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &De
             return Err(ESTALE);
         }
         if !victim.is_dir() {
-            return inject::remove()
-                .and_then(|()| locked.unlink(victim))
-                .inspect_err(|error| {
-                    if *error == EIO {
-                        disk.io_error(format_args!("Unlink failed"));
-                    }
-                });
+            return unlink(disk, 0, &locked, victim, why);
         }
     }
+    trace::rename(0, victim, why);
     loop {
         let name = grave_name(disk)?;
         let moved = match inject::read() {
             Ok(()) => dir.move_away(&disk.mnt, victim, graveyard.dentry(), name.as_bytes()),
-            Err(error) => Err(crate::sys::dentry::MoveError {
+            Err(error) => Err(crate::sys::refusal::Refusal {
                 error,
                 why: kernel::c_str!("an error was injected"),
             }),
@@ -110,6 +119,7 @@ pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &De
             Err(failed) if failed.error == EEXIST => continue,
             Err(failed) if failed.error == ENOMEM => return Err(ENOMEM),
             Err(failed) => {
+                trace::vfs_error(0, dir.inode(), failed.error, Where::Rename);
                 disk.io_error(format_args!(
                     "Burying failed with error {}: {}",
                     failed.error.to_errno(),
@@ -119,6 +129,25 @@ pub(crate) fn bury(disk: &Disk, graveyard: &Directory, dir: &Dentry, victim: &De
             }
         }
     }
+}
+
+/// Deletes the file `victim` of `object`, or of none (`cachefiles_unlink()`).
+pub(super) fn unlink(
+    disk: &Disk,
+    object: u32,
+    dir: &LockedDir<'_>,
+    victim: &Dentry,
+    why: Killed,
+) -> Result {
+    trace::unlink(object, victim, why);
+    inject::remove()
+        .and_then(|()| dir.unlink(victim))
+        .inspect_err(|&error| {
+            trace::vfs_error(object, Some(dir.inode().clone()), error, Where::Unlink);
+            if error == EIO {
+                disk.io_error(format_args!("Unlink failed"));
+            }
+        })
 }
 
 /// A name that nothing in the graveyard should have yet: the time and a count, in hexadecimal.

@@ -4,6 +4,7 @@
 //! and what happens when it fails.
 
 use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
+use super::spare::Spare;
 use crate::ondemand::RequestTable;
 use crate::sys::completion::Completion;
 use crate::sys::creds::Cred;
@@ -11,11 +12,13 @@ use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
+use crate::sys::time;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// The disk under a cache.
+#[pin_data]
 pub(crate) struct Disk {
     /// Credentials of everything done to the cache.
     pub(crate) cred: Cred,
@@ -26,6 +29,9 @@ pub(crate) struct Disk {
     /// FS-Cache's record, which is told when the disk fails.
     pub(crate) cookie: Arc<CacheCookie>,
     thresholds: Thresholds,
+    /// What writes need not look for.
+    #[pin]
+    spare: Spare,
     culling: AtomicBool,
     changed: AtomicBool,
     files_released: AtomicU32,
@@ -77,8 +83,8 @@ pub(crate) enum Need {
 }
 
 /// Blocks that a write under way will take; they count as taken while this lives.
-pub(crate) struct Writing<'a> {
-    disk: &'a Disk,
+pub(crate) struct Writing {
+    disk: Arc<Disk>,
     blocks: u64,
 }
 
@@ -92,13 +98,16 @@ impl Disk {
         cookie: Arc<CacheCookie>,
         requests: Arc<RequestTable>,
         end: End,
-    ) -> Self {
-        Disk {
+    ) -> impl PinInit<Self> {
+        let thresholds = Thresholds::new(limits, space.files, space.blocks);
+        let block_size = space.block_size;
+        pin_init!(Disk {
             cred,
-            block_size: space.block_size,
+            block_size,
             requests,
             cookie,
-            thresholds: Thresholds::new(limits, space.files, space.blocks),
+            thresholds,
+            spare <- Spare::new(),
             culling: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             files_released: AtomicU32::new(0),
@@ -107,7 +116,7 @@ impl Disk {
             graves: AtomicU32::new(0),
             mnt,
             end: AtEnd(end),
-        }
+        })
     }
 
     /// The end of this disk, to be waited for by somebody who holds no reference to it.
@@ -125,6 +134,11 @@ impl Disk {
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.
     /// Starts and stops culling as the limits say (`cachefiles_has_space()`).
     pub(crate) fn has_room(&self, files: u64, blocks: u64, need: Need) -> Result {
+        let is_write = need == Need::Write && files == 0;
+        if is_write && self.spare.take(blocks) {
+            return Ok(());
+        }
+        let when = time::tick();
         let space = match self.mnt.space() {
             Ok(space) => space,
             Err(error) => {
@@ -148,6 +162,10 @@ impl Disk {
             CullChange::Unchanged => {}
         }
         if verdict.enough {
+            if is_write {
+                let spare = self.thresholds.spare_blocks(now, blocks, self.is_culling());
+                self.spare.found(when, spare);
+            }
             return Ok(());
         }
         match need {
@@ -206,16 +224,29 @@ impl Disk {
         Ok(shown)
     }
 
-    /// Checks that `bytes` more can be written, and counts them until the result is dropped.
-    pub(crate) fn begin_write(&self, bytes: u64) -> Result<Writing<'_>> {
+    /// Whether there is room for `bytes` more; `ENOBUFS` if not.
+    pub(crate) fn has_room_for(&self, bytes: u64, need: Need) -> Result {
+        self.has_room(0, bytes.div_ceil(self.block_size.into()), need)
+    }
+
+    /// Counts `bytes` as being written until the result is dropped.
+    pub(crate) fn count_write(self: &Arc<Self>, bytes: u64) -> Writing {
         let blocks = bytes.div_ceil(self.block_size.into());
-        self.has_room(0, blocks, Need::Write)?;
         self.blocks_writing.fetch_add(blocks, Ordering::Relaxed);
-        Ok(Writing { disk: self, blocks })
+        Writing {
+            disk: self.clone(),
+            blocks,
+        }
+    }
+
+    /// Checks that `bytes` more can be written, and counts them until the result is dropped.
+    pub(crate) fn begin_write(self: &Arc<Self>, bytes: u64) -> Result<Writing> {
+        self.has_room_for(bytes, Need::Write)?;
+        Ok(self.count_write(bytes))
     }
 }
 
-impl Drop for Writing<'_> {
+impl Drop for Writing {
     fn drop(&mut self) {
         self.disk
             .blocks_writing

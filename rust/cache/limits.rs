@@ -162,6 +162,20 @@ impl Thresholds {
             },
         }
     }
+
+    /// How many blocks can be written without meeting a limit, after `need_blocks` more: as long as
+    /// all writes together are no more than that, [`judge`](Self::judge) says that there is enough
+    /// and that nothing changes.
+    pub const fn spare_blocks(&self, space: Space, need_blocks: u64, culling: bool) -> u64 {
+        if culling || space.files_free < self.files.cull {
+            return 0;
+        }
+        space
+            .blocks_avail
+            .saturating_sub(space.blocks_writing)
+            .saturating_sub(need_blocks)
+            .saturating_sub(self.blocks.cull)
+    }
 }
 
 /// The space there is.

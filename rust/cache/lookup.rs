@@ -9,19 +9,22 @@ use super::disk::Need;
 use super::object::Object;
 use super::volume::Volume;
 use super::{inject, whole_blocks, BLOCK};
+use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, CookieFlag};
 use crate::sys::inode::InUse;
 use crate::sys::log;
+use crate::sys::trace::{self, Killed, Seen, Trunc, Where};
+use crate::sys::work::{Deferred, Job};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// Brings the cookie into service; `None` if it cannot be (`cachefiles_lookup_cookie()`).
 pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Object>> {
     let cache = &volume.cache;
-    if cache.on_demand.is_none() || !cookie.wants_size() {
+    if cache.on_demand.is_some() != cookie.wants_size() {
         log::warn_limited!(
             "cookie {:x}: not cached: {}",
             cookie.debug_id(),
@@ -31,29 +34,95 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Objec
                 "the cache is not bound for on-demand mode"
             }
         );
+        cookie.caching_failed();
         return None;
     }
     let object = match Object::new(volume, cookie) {
         Ok(object) => object,
-        Err(_) => return None,
+        Err(_) => {
+            cookie.caching_failed();
+            return None;
+        }
     };
     let _acting = cache.disk.cred.assume();
-    match find(&object) {
-        Ok(open) => {
-            adjust_size(&object, &open);
-            object.backing.install(open);
+    let ready = find(&object).and_then(|found| match cache.on_demand {
+        Some(_) => ask_size(&object, found),
+        None => make_ready(&object, found).map(|open| object.backing.install(open)),
+    });
+    match ready {
+        Ok(()) => {
+            object.seen(Seen::LookupCookie);
             Some(object)
         }
         Err(error) => {
-            log::debug!(
-                "object {:x}: lookup failed with error {}",
-                object.debug_id,
-                error.to_errno()
-            );
+            object.seen(Seen::LookupFailed);
+            failed(&object, error);
             cookie.caching_failed();
             object.retire();
             object.backing.settle();
             None
+        }
+    }
+}
+
+fn failed(object: &Object, error: Error) {
+    log::debug!(
+        "object {:x}: lookup failed with error {}",
+        object.debug_id,
+        error.to_errno()
+    );
+}
+
+/// A lookup that has its file and not yet the size, which only the daemon knows.
+///
+/// No task waits for the daemon here: FS-Cache's workers serve all caches, and a cookie that is
+/// being looked up makes its users wait unkillably. So the cookie counts as active, and an
+/// operation on it waits in [`Object::file_when_found`].
+struct Pending {
+    object: Arc<Object>,
+    found: CacheFile,
+}
+
+/// Asks the daemon for the object's size; a worker does the rest when it has answered.
+fn ask_size(object: &Arc<Object>, found: CacheFile) -> Result {
+    let pending = Deferred::new(Pending {
+        object: object.clone(),
+        found,
+    })?;
+    object.cache().requests().open(&object.demand, pending)
+}
+
+impl Answered for Deferred<Pending> {
+    fn answered(self: Arc<Self>, result: Result<u64>) {
+        self.start(result);
+    }
+}
+
+impl Job for Pending {
+    type Input = Result<u64>;
+
+    fn run(self, size: Result<u64>) {
+        let Pending { object, found } = self;
+        let _acting = object.cache().disk.cred.assume();
+        let ready = match size {
+            Ok(size) => object
+                .take_over_size(size)
+                .and_then(|()| make_ready(&object, found)),
+            Err(error) => {
+                drop(found);
+                Err(error)
+            }
+        };
+        match ready {
+            Ok(open) => object.backing.install(open),
+            Err(error) => {
+                failed(&object, error);
+                // The object stays, without a file, until the netfs lets go of the cookie: who
+                // reads it gets `EIO`. If the cookie were withdrawn, it would be FS-Cache's
+                // `ENOBUFS`.
+                object.cache().requests().drop_object(&object.demand);
+                object.backing.settle();
+            }
         }
     }
 }
@@ -65,38 +134,34 @@ impl Object {
         self.cache().requests().drop_object(&self.demand);
     }
 
-    /// Has the daemon open the object, if it has not yet, and takes over the size it tells
-    /// (`cachefiles_ondemand_init_object()`, `cachefiles_ondemand_copen()`).
-    fn open_on_demand(&self) -> Result {
-        if let Some(size) = self.cache().requests().open(&self.demand)? {
-            whole_blocks(size).inspect_err(|_| {
-                log::warn_limited!(
-                    "object {:x}: {} bytes are more than a file can have",
-                    self.debug_id,
-                    size
-                )
-            })?;
-            self.cookie.set_size(size)?;
-            self.backing.set_size(size);
-            if size > 0 {
-                self.cookie.clear(CookieFlag::NoData);
-            } else {
-                self.cookie.set(CookieFlag::NoData);
-            }
+    /// Takes over the size that the daemon has told (`cachefiles_ondemand_copen()`).
+    fn take_over_size(&self, size: u64) -> Result {
+        whole_blocks(size).inspect_err(|_| {
+            log::warn_limited!(
+                "object {:x}: {} bytes are more than a file can have",
+                self.debug_id,
+                size
+            )
+        })?;
+        self.cookie.set_size(size)?;
+        self.backing.set_size(size);
+        if size > 0 {
+            self.cookie.clear(CookieFlag::NoData);
+        } else {
+            self.cookie.set(CookieFlag::NoData);
         }
         Ok(())
     }
 }
 
-/// Walks to the file by name (`cachefiles_look_up_object()`).
+/// Walks to the file by name, or makes one (`cachefiles_look_up_object()`).
 fn find(object: &Object) -> Result<CacheFile> {
     let fan = object.volume.fan(object.cookie.hash())?.dentry();
-    let dentry = match inject::read().and_then(|()| fan.find(&object.name)) {
+    let found = inject::read().and_then(|()| fan.find(&object.name));
+    trace::lookup(object.debug_id, fan, &found);
+    let dentry = match found {
         Ok(dentry) => dentry,
-        Err(ENOENT) => {
-            object.cookie.lookup_negative();
-            return create(object);
-        }
+        Err(ENOENT) => return create(object),
         Err(error) => {
             if error == EIO {
                 object.io_error(format_args!("Lookup failed"));
@@ -110,8 +175,7 @@ fn find(object: &Object) -> Result<CacheFile> {
             object.debug_id
         );
         let cache = object.cache();
-        bury(&cache.disk, &cache.graveyard, fan, &dentry)?;
-        object.cookie.lookup_negative();
+        bury(&cache.disk, &cache.graveyard, fan, &dentry, Killed::Weird)?;
         return create(object);
     }
     match open(object, &dentry) {
@@ -120,11 +184,10 @@ fn find(object: &Object) -> Result<CacheFile> {
     }
 }
 
-/// Opens an existing file if it still holds what the netfs has; `ESTALE` if not
-/// (`cachefiles_open_file()`).
+/// Opens an existing file; `ESTALE` if it was culled meanwhile (`cachefiles_open_file()`).
 fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
     let disk = &object.cache().disk;
-    let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?).map_err(|inode| {
+    let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?, object.debug_id).map_err(|inode| {
         log::notice!(
             "Inode already in use: object {:x} (B={:x})",
             object.debug_id,
@@ -133,25 +196,13 @@ fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
         EBUSY
     })?;
     if dentry.is_unhashed() {
-        // It was culled after it was looked up: what is written to it would be lost.
-        object.cookie.lookup_negative();
+        // What is written to it would be lost.
         return Err(ESTALE);
     }
-    let file = File::open(&disk.mnt, dentry, &disk.cred)?;
+    let file = File::open(&disk.mnt, dentry, &disk.cred).inspect_err(|&error| {
+        trace::vfs_error(object.debug_id, dentry.inode(), error, Where::Open);
+    })?;
     check_iter(&file)?;
-    object.open_on_demand()?;
-
-    let mut data = KVec::new();
-    object.cookie.copy_coherency(&mut data)?;
-    if let Err(error) = coherency::check_file(disk, dentry, object.cookie.size(), &data) {
-        object.cookie.lookup_negative();
-        drop(in_use);
-        disk.released(file.blocks());
-        return Err(error);
-    }
-    object.cookie.clear(CookieFlag::NoData);
-    // Culling goes by age of access, which neither lookup nor open changes.
-    file.touch();
     Ok(CacheFile {
         in_use,
         file,
@@ -162,30 +213,97 @@ fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
 /// Makes a new file, which gets its name and attributes when the object is withdrawn
 /// (`cachefiles_create_file()`, `cachefiles_create_tmpfile()`).
 fn create(object: &Object) -> Result<CacheFile> {
+    // Who waits for the lookup of a netfs's own file need not wait for the new one to be made.
+    match object.cache().on_demand {
+        Some(_) => object.cookie.set(CookieFlag::NoData),
+        None => object.cookie.lookup_negative(),
+    }
+    object.cache().disk.has_room(1, 0, Need::Create)?;
+    create_unnamed(object)
+}
+
+/// Makes a file in the cache's file system that has no name.
+pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
     let disk = &object.cache().disk;
-    disk.has_room(1, 0, Need::Create)?;
     let fan = object.volume.fan(object.cookie.hash())?.dentry();
     let file = inject::write()
         .and_then(|()| File::create_unnamed(&disk.mnt, fan, &disk.cred))
         .inspect_err(|&error| {
+            trace::vfs_error(object.debug_id, fan.inode(), error, Where::Tmpfile);
             if error == EIO {
                 object.io_error(format_args!("Failed to create tmpfile"));
             }
         })?;
-    // Nobody else knows a new inode.
-    let in_use = InUse::mark(file.inode().ok_or(EBADF)?).map_err(|_| EBUSY)?;
-    object.open_on_demand()?;
-    let size = whole_blocks(object.cookie.size())?;
-    if size > 0 {
-        inject::write().and_then(|()| file.truncate(size))?;
-    }
     check_iter(&file)?;
-    object.cookie.set(CookieFlag::NeedsUpdate);
+    let inode = file.inode().ok_or(EBADF)?;
+    trace::tmpfile(object.debug_id, &inode);
+    // Nobody else knows a new inode.
+    let in_use = InUse::mark(inode, object.debug_id).map_err(|_| EBUSY)?;
     Ok(CacheFile {
         in_use,
         file,
         unnamed: true,
     })
+}
+
+/// Makes the file that was found fit for use, now that the object's size is known: a stale one is
+/// left, for a new one.
+fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
+    let open = if found.unnamed {
+        found
+    } else {
+        match check_coherency(object, &found) {
+            Ok(()) => {
+                object.cookie.clear(CookieFlag::NoData);
+                // Culling goes by age of access, which neither lookup nor open changes.
+                found.file.touch();
+                found
+            }
+            Err(error) => {
+                let blocks = found.file.blocks();
+                drop(found);
+                object.cache().disk.released(blocks);
+                match error {
+                    ESTALE => create(object)?,
+                    error => return Err(error),
+                }
+            }
+        }
+    };
+    if open.unnamed {
+        expand(object, &open)?;
+        object.cookie.set(CookieFlag::NeedsUpdate);
+    }
+    adjust_size(object, &open);
+    if open.unnamed {
+        object.backing.trust.begin_empty();
+    } else {
+        // An invalidation that has come since the lookup began will be carried out yet.
+        object.backing.trust.begin(object.cookie.invalidations());
+    }
+    Ok(open)
+}
+
+/// Makes a new file as long as the object, in whole blocks.
+pub(super) fn expand(object: &Object, open: &CacheFile) -> Result {
+    match whole_blocks(object.cookie.size())? {
+        0 => Ok(()),
+        size => {
+            trace::trunc(object.debug_id, &open.file, 0, size, Trunc::Expand);
+            inject::write()
+                .and_then(|()| open.file.truncate(size))
+                .inspect_err(|&error| {
+                    trace::vfs_error(object.debug_id, open.file.inode(), error, Where::Trunc);
+                })
+        }
+    }
+}
+
+/// Whether the file still holds what the netfs has; `ESTALE` if not.
+fn check_coherency(object: &Object, found: &CacheFile) -> Result {
+    let dentry = found.file.dentry().ok_or(ENOENT)?;
+    let now = object.cookie.snapshot()?;
+    coherency::check_file(&object.cache().disk, object.debug_id, &dentry, &now)
 }
 
 fn check_iter(file: &File) -> Result {
@@ -215,6 +333,9 @@ fn adjust_size(object: &Object, open: &CacheFile) {
     let sized = shrunk
         .and_then(|()| inject::write())
         .and_then(|()| open.file.set_size(new));
+    if let Err(error) = sized {
+        trace::io_error(0, &open.file, error, Where::NotifyChange);
+    }
     if sized == Err(EIO) {
         object.io_error(format_args!("Size set failed"));
     }

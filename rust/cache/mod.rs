@@ -16,13 +16,18 @@ pub(crate) mod cull;
 pub(crate) mod directory;
 pub(crate) mod disk;
 pub(crate) mod inject;
+pub(crate) mod invalidate;
 #[allow(dead_code, unreachable_pub, reason = "the host's tests use all of it")]
 pub(crate) mod key;
+pub(crate) mod known;
 #[allow(dead_code, unreachable_pub, reason = "the host's tests use all of it")]
 pub(crate) mod limits;
+pub(crate) mod local_write;
 pub(crate) mod lookup;
 pub(crate) mod object;
+mod spare;
 pub(crate) mod staging;
+pub(crate) mod trust;
 pub(crate) mod volume;
 pub(crate) mod withdraw;
 

@@ -7,7 +7,9 @@ use super::key::{cook, NAME_MAX};
 use super::volume::Volume;
 use super::Cache;
 use crate::ondemand::{DemandObject, Store};
+use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, ObjectCount};
+use crate::sys::trace::{self, Seen};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -69,13 +71,31 @@ impl Object {
             },
             GFP_KERNEL,
         )?;
+        object.seen(Seen::New);
         slot.fill(object.clone(), false).map_err(|_| ENOMEM)?;
         Ok(object)
+    }
+
+    /// Notes in a trace what becomes of it.
+    pub(crate) fn seen(&self, why: Seen) {
+        trace::seen(self.debug_id, self.cookie.debug_id(), why);
     }
 
     /// The cache it is in.
     pub(crate) fn cache(&self) -> &Arc<Cache> {
         &self.volume.cache
+    }
+
+    /// The file, once the lookup is over; `None` if there is none then, if the task is killed before,
+    /// or if the daemon takes longer than it may.
+    pub(crate) fn file_when_found(&self) -> Option<File> {
+        self.backing.file().or_else(|| {
+            self.cache()
+                .requests()
+                .wait_opened(&self.demand, self.backing.settled())
+                .ok()?;
+            self.backing.file()
+        })
     }
 
     /// Reports that the disk failed it.

@@ -6,21 +6,19 @@
 //! like data and read as zeros. It stays here until the daemon has written all of it; until then
 //! the cache does not have it. What is never completed is forgotten and asked for again.
 
-use super::BLOCK;
+use crate::sys::block::{Block, SIZE};
 use kernel::prelude::*;
 
 /// Blocks kept for one object at most; the oldest is forgotten for a newer one.
 const MAX_BLOCKS: usize = 64;
-
-/// Bytes in a block.
-const SIZE: usize = BLOCK as usize;
 
 struct Part {
     /// Number of the block in the file; `u64::MAX`, which no block has, for an empty place.
     block: u64,
     /// Which bytes are known, a bit each.
     known: [u64; SIZE / 64],
-    data: KVec<u8>,
+    /// `None` in an empty place.
+    data: Option<Block>,
 }
 
 impl Part {
@@ -61,7 +59,7 @@ impl Staging {
         at: usize,
         bytes: &[u8],
         needed: usize,
-    ) -> Result<Option<KVec<u8>>> {
+    ) -> Result<Option<Block>> {
         let end = at.saturating_add(bytes.len());
         if bytes.is_empty() || end > SIZE {
             return Err(EINVAL);
@@ -73,7 +71,7 @@ impl Staging {
         part.block = block;
         for (offset, byte) in (at..).zip(bytes) {
             if let (Some(place), Some(word)) = (
-                part.data.as_mut_slice().get_mut(offset),
+                part.data.as_mut().and_then(|data| data.get_mut(offset)),
                 part.known.get_mut(offset / 64),
             ) {
                 *place = *byte;
@@ -84,7 +82,7 @@ impl Staging {
             return Ok(None);
         }
         part.block = u64::MAX;
-        Ok(Some(core::mem::replace(&mut part.data, KVec::new())))
+        Ok(part.data.take())
     }
 
     /// The index of the block's place, or of one that it can have.
@@ -92,7 +90,7 @@ impl Staging {
         if let Some(index) = self.parts.iter().position(|part| part.block == block) {
             return Ok(index);
         }
-        let data = KVec::from_elem(0, SIZE, GFP_KERNEL)?;
+        let data = Some(Block::zeroed()?);
         let fresh = Part {
             block: u64::MAX,
             known: [0; SIZE / 64],

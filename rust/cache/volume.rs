@@ -8,6 +8,7 @@ use super::key::{fanout_dir, volume_dir, NAME_MAX};
 use super::Cache;
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::{VolumeCookie, VolumeLink};
+use crate::sys::trace::Killed;
 use core::sync::atomic::AtomicBool;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -48,10 +49,10 @@ impl Volume {
         let directory = loop {
             let (directory, is_new) = Directory::open(disk, cache.store.dentry(), name)?;
             if is_new {
-                coherency::set_volume(disk, directory.dentry(), &coherency)?;
+                coherency::set_volume(disk, cookie.debug_id(), directory.dentry(), &coherency)?;
                 break directory;
             }
-            match coherency::check_volume(disk, directory.dentry(), &coherency) {
+            match coherency::check_volume(disk, cookie.debug_id(), directory.dentry(), &coherency) {
                 Ok(()) => break directory,
                 // It was made for another version of what the netfs has.
                 Err(ESTALE) => bury(
@@ -59,6 +60,7 @@ impl Volume {
                     &cache.graveyard,
                     cache.store.dentry(),
                     directory.dentry(),
+                    Killed::VolumeWeird,
                 )?,
                 Err(error) => return Err(error),
             }
@@ -88,6 +90,11 @@ impl Volume {
     pub(crate) fn commit(&self, cookie: &VolumeCookie<'_>) -> Result {
         let mut data = KVec::new();
         cookie.copy_coherency(&mut data)?;
-        coherency::set_volume(&self.cache.disk, self.directory.dentry(), &data)
+        coherency::set_volume(
+            &self.cache.disk,
+            cookie.debug_id(),
+            self.directory.dentry(),
+            &data,
+        )
     }
 }

@@ -4,26 +4,46 @@
 
 use super::backing::CacheFile;
 use super::coherency::{self, Content};
+use super::directory::unlink;
 use super::object::Object;
 use super::volume::Volume;
 use super::{inject, Cache};
+use crate::sys::errno::ESTALE;
 use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
+use crate::sys::trace::{self, Killed, Seen, Where};
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// Takes an object out of service (`cachefiles_withdraw_cookie()`).
 pub(crate) fn withdraw_object(object: &Object) {
+    object.seen(Seen::WithdrawCookie);
+    take_down(object);
+    object.seen(Seen::PutDetach);
+}
+
+fn take_down(object: &Object) {
     object.retire();
+    // Nobody waits for the daemon any more, so that only a worker can still be at it.
+    object.backing.settled().wait();
     let Some(mut open) = object.backing.take() else {
         return;
     };
     let _acting = object.cache().disk.cred.assume();
-    if object.cookie.is(CookieFlag::Retired) {
-        if !open.unnamed {
-            let _ = delete(object, &open);
+    let is_good = object
+        .backing
+        .trust
+        .is_good_for(object.cookie.invalidations());
+    if object.cookie.is(CookieFlag::Retired) || !is_good {
+        if open.unnamed {
+            object.seen(Seen::DropUnnamed);
+        } else {
+            object.seen(Seen::Delete);
+            let _ = delete(object, &open, Killed::Retired);
         }
+        // The next file has to be marked anew.
+        object.cookie.clear(CookieFlag::LocalWrite);
     } else if let Err(error) = commit(object, &mut open) {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
@@ -33,37 +53,45 @@ pub(crate) fn withdraw_object(object: &Object) {
     }
     let blocks = open.file.blocks();
     drop(open.in_use);
+    open.file.close();
     if !open.unnamed {
         object.cache().disk.released(blocks);
     }
 }
 
 /// Deletes the object's file (`cachefiles_delete_object()`).
-fn delete(object: &Object, open: &CacheFile) -> Result {
+pub(super) fn delete(object: &Object, open: &CacheFile, why: Killed) -> Result {
     let disk = &object.cache().disk;
     let dentry = open.file.dentry().ok_or(ENOENT)?;
     let fan = object.volume.fan(object.cookie.hash())?.dentry();
     let locked = fan.lock(&disk.mnt)?;
-    inject::remove()
-        .and_then(|()| locked.unlink(&dentry))
-        .inspect_err(|&error| {
-            if error == EIO {
-                disk.io_error(format_args!("Unlink failed"));
-            }
-        })
+    // Whoever else can write there may have removed it, and given its name to another.
+    if !locked.holds(&dentry) || dentry.is_unhashed() {
+        return Err(ESTALE);
+    }
+    unlink(disk, object.debug_id, &locked, &dentry, why)
 }
 
 /// Stores attributes and name (`cachefiles_commit_object()`).
 fn commit(object: &Object, open: &mut CacheFile) -> Result {
+    object.seen(Seen::Commit);
     let written = object.cookie.take(CookieFlag::LocalWrite);
     let updated = object.cookie.take(CookieFlag::NeedsUpdate);
     if written || updated {
         let dentry = open.file.dentry().ok_or(ENOENT)?;
-        let mut data = KVec::new();
-        object.cookie.copy_coherency(&mut data)?;
-        let bytes = coherency::file_attribute(object.cookie.size(), Content::NoData, &data)?;
+        let now = object.cookie.snapshot()?;
+        if !object.backing.trust.is_good_for(now.invalidations) {
+            // Its attribute is that of another version, or says that it is dirty.
+            return Err(ESTALE);
+        }
         // A file without attributes is never given a name.
-        coherency::set(&object.cache().disk, &dentry, &bytes)?;
+        coherency::set_file(
+            &object.cache().disk,
+            object.debug_id,
+            &dentry,
+            Content::NoData,
+            &now,
+        )?;
     }
     if open.unnamed {
         name(object, open)?;
@@ -77,22 +105,27 @@ fn name(object: &Object, open: &CacheFile) -> Result {
     let disk = &object.cache().disk;
     let fan = object.volume.fan(object.cookie.hash())?.dentry();
     let locked = fan.lock(&disk.mnt)?;
-    let find = || inject::read().and_then(|()| locked.find(&object.name));
+    let failed = |error, at| {
+        trace::vfs_error(object.debug_id, Some(locked.inode().clone()), error, at);
+    };
+    let find = || {
+        inject::read()
+            .and_then(|()| locked.find(&object.name))
+            .inspect_err(|&error| failed(error, Where::Lookup))
+    };
     let mut dentry = find()?;
     if let Some(inode) = dentry.inode() {
         if inode.is(open.in_use.inode()) {
             return Ok(());
         }
-        inject::remove()
-            .and_then(|()| locked.unlink(&dentry))
-            .inspect_err(|&error| {
-                if error == EIO {
-                    disk.io_error(format_args!("Unlink failed"));
-                }
-            })?;
+        unlink(disk, object.debug_id, &locked, &dentry, Killed::Stale)?;
         dentry = find()?;
     }
-    inject::read().and_then(|()| locked.link(&open.file, &dentry))
+    inject::read()
+        .and_then(|()| locked.link(&open.file, &dentry))
+        .inspect_err(|&error| failed(error, Where::Link))?;
+    trace::link(object.debug_id, open.in_use.inode());
+    Ok(())
 }
 
 impl Cache {
@@ -111,11 +144,14 @@ impl Cache {
                 cookie.withdraw();
             }
         }
-        // FS-Cache's own worker withdraws each object, when nobody accesses it any more.
+        // FS-Cache's own worker withdraws each object, when nobody accesses it any more. What is in
+        // the index has not been: asked later, FS-Cache would withdraw the cookie's next object.
         let mut from = Some(0);
-        while let Some((index, object)) = from.and_then(|from| self.objects.next(from)) {
-            object.cookie.withdraw();
-            from = index.checked_add(1);
+        while let Some(at) = from {
+            from = self
+                .objects
+                .visit_next(at, |object| object.cookie.withdraw())
+                .and_then(|index| index.checked_add(1));
         }
         self.cookie().wait_for_objects();
         self.withdraw_volumes();

@@ -2,18 +2,20 @@
 
 //! Before a read: is the data there, and if not, who has it?
 
+use crate::cache::known::Known;
 use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::file::{Extent, File};
 use crate::sys::log;
 use crate::sys::netfs::{ReadFlags, Source};
+use crate::sys::trace::{self, Where};
 use kernel::prelude::*;
 
 /// The longest range that the daemon is asked for at once; daemons have buffers of this size.
 const MAX_REQUEST: u64 = 2 << 20;
 
 /// What a range of a cache file begins with.
-enum Begin {
+pub(super) enum Begin {
     /// Data, up to here at least.
     DataTo(u64),
     /// A hole, up to here at most.
@@ -39,7 +41,7 @@ pub(crate) fn prepare(
     // How far the daemon has said that the data is there: a hole before it is a lie.
     let mut promised = start;
     while at < end {
-        match begins_with(file, at, end) {
+        match begins_with(&object.backing.known, file, at, end) {
             Ok(Begin::DataTo(to)) => at = to,
             Ok(Begin::HoleTo(to)) => {
                 flags.set_copy_to_cache();
@@ -60,7 +62,10 @@ pub(crate) fn prepare(
                     Err(_) => return Source::Invalid,
                 }
             }
-            Err(_) => return Source::Server,
+            Err(error) => {
+                trace::io_error(object.debug_id, file, error, Where::Seek);
+                return Source::Server;
+            }
         }
     }
     flags.clear_on_demand();
@@ -80,8 +85,12 @@ fn ask(object: &Object, at: u64, to: u64) -> Result<u64> {
 }
 
 /// Looks at the file from `at` on, no further than `end`.
-fn begins_with(file: &File, at: u64, end: u64) -> Result<Begin> {
+pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Result<Begin> {
     inject::read()?;
+    let asking = match known.data_from(file, at) {
+        Ok(to) => return Ok(Begin::DataTo(to.min(end))),
+        Err(asking) => asking,
+    };
     let data = match file.next_data(at)? {
         Extent::At(data) => data,
         Extent::None => return Ok(Begin::HoleTo(end)),
@@ -90,12 +99,17 @@ fn begins_with(file: &File, at: u64, end: u64) -> Result<Begin> {
         return Ok(Begin::HoleTo(data.min(end)));
     }
     inject::read()?;
-    match file.next_hole(at)? {
-        // A block that is data only in part would be one of a file system with smaller blocks.
-        Extent::At(hole) if hole < end => match hole - hole % BLOCK {
-            whole if whole > at => Ok(Begin::DataTo(whole)),
-            _ => Ok(Begin::HoleTo((hole - hole % BLOCK + BLOCK).min(end))),
-        },
-        _ => Ok(Begin::DataTo(end)),
+    let Extent::At(hole) = file.next_hole(at)? else {
+        return Ok(Begin::DataTo(end));
+    };
+    // A block that is data only in part would be one of a file system with smaller blocks.
+    let whole = hole - hole % BLOCK;
+    if whole > at {
+        known.learn(asking, at, whole);
     }
+    Ok(match whole {
+        _ if hole >= end => Begin::DataTo(end),
+        whole if whole > at => Begin::DataTo(whole),
+        whole => Begin::HoleTo((whole + BLOCK).min(end)),
+    })
 }

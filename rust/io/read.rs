@@ -3,13 +3,15 @@
 //! Reading from a cache file into whatever netfs points to, directly and asynchronously.
 
 use crate::cache::inject;
+use crate::cache::known::Known;
 use crate::cache::object::Object;
-use crate::sys::aio::{self, ReadDone};
+use crate::sys::aio::{self, Done};
 use crate::sys::errno::{ENODATA, ESTALE};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::iov_iter::IovIter;
 use crate::sys::netfs::{OnHole, Resources, Termination};
+use crate::sys::trace::{self, Where};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -37,11 +39,12 @@ pub(crate) fn read(
 ) {
     Count::Read.bump();
     let len = into.count();
-    let skipped = match leading_hole(file, start, len, on_hole) {
+    let is_on_demand = object.cache().on_demand.is_some();
+    let skipped = match leading_hole(&object.backing.known, file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
             into.advance(usize::MAX);
-            return done.finish(Err(error), false);
+            return fail(is_on_demand, done, error, false);
         }
     };
     into.zero(skipped);
@@ -50,7 +53,7 @@ pub(crate) fn read(
     }
     if let Err(error) = inject::read() {
         into.advance(usize::MAX);
-        return done.finish(Err(error), false);
+        return fail(is_on_demand, done, error, false);
     }
     let job = Read {
         object,
@@ -59,15 +62,34 @@ pub(crate) fn read(
         want: len - skipped,
         invalidations: resources.invalidations(),
     };
+    trace::read(job.object.debug_id, file, start + skipped as u64, job.want);
     aio::read(file, start + skipped as u64, into, job);
 }
 
+/// Says that nothing could be read.
+///
+/// The netfs library of 6.12 asks the server for what came short, but hands an error on to the reader,
+/// as C's module does with it. EROFS has nobody else to ask, and takes a short read for a whole one.
+fn fail(is_on_demand: bool, done: Termination, error: Error, was_async: bool) {
+    let result = if is_on_demand { Err(error) } else { Ok(0) };
+    done.finish(result, was_async);
+}
+
 /// How many bytes from `start` on are to be zeros because the file has none there.
-fn leading_hole(file: &File, start: u64, len: usize, on_hole: OnHole) -> Result<usize> {
+fn leading_hole(
+    known: &Known,
+    file: &File,
+    start: u64,
+    len: usize,
+    on_hole: OnHole,
+) -> Result<usize> {
     if on_hole == OnHole::Ignore {
         return Ok(0);
     }
     inject::read()?;
+    if known.data_from(file, start).is_ok() {
+        return Ok(0);
+    }
     let hole = match file.next_data(start)? {
         Extent::At(data) => usize::try_from(data.saturating_sub(start))
             .unwrap_or(len)
@@ -80,8 +102,11 @@ fn leading_hole(file: &File, start: u64, len: usize, on_hole: OnHole) -> Result<
     Ok(hole)
 }
 
-impl ReadDone for Read {
-    fn done(self, result: Result<usize>, was_async: bool) {
+impl Done for Read {
+    fn done(self, file: &File, result: Result<usize>, was_async: bool) {
+        if let Err(error) = result {
+            trace::io_error(self.object.debug_id, file, error, Where::Read);
+        }
         let result = match result {
             // What the file does not have must not pass for zeros.
             Ok(count) if count < self.want => Err(EIO),
@@ -91,7 +116,11 @@ impl ReadDone for Read {
         };
         // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
         // object, so that ours is not the last reference, which could not be dropped here.
+        let is_on_demand = self.object.cache().on_demand.is_some();
         drop(self.object);
-        self.done.finish(result, was_async);
+        match result {
+            Ok(count) => self.done.finish(Ok(count), was_async),
+            Err(error) => fail(is_on_demand, self.done, error, was_async),
+        }
     }
 }

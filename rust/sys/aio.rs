@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Asynchronous direct reads of a backing file.
+//! Asynchronous direct reads and writes of a backing file.
 //!
-//! What the iterator points to is held by whoever asked for the read, until the completion has been
+//! What the iterator points to is held by whoever asked for the I/O, until the completion has been
 //! called; this file takes references to the file only.
 
 use super::bindings;
@@ -12,53 +12,72 @@ use super::to_count;
 use core::cell::UnsafeCell;
 use kernel::alloc::flags::GFP_KERNEL;
 use kernel::error::{code::*, Result};
+use kernel::init;
+use kernel::init::InPlaceInit;
 use kernel::sync::Arc;
 
-/// What happens when a read is over. Called exactly once, maybe from an interrupt.
-pub(crate) trait ReadDone: Send + 'static {
-    /// `result` is the number of bytes read; `was_async` whether the submitter has gone on.
-    fn done(self, result: Result<usize>, was_async: bool);
+/// What happens when an I/O is over. Called exactly once, maybe from an interrupt.
+pub(crate) trait Done: Send + 'static {
+    /// `result` is the number of bytes transferred; `was_async` whether the submitter has gone on.
+    fn done(self, file: &File, result: Result<usize>, was_async: bool);
 }
 
-/// A read under way. Two references: the submitter's and the completion's. The file system may
+/// An I/O under way. Two references: the submitter's and the completion's. The file system may
 /// look at the kiocb after it was completed, so that neither alone may free it.
 #[repr(C)]
-struct ReadRequest<D: ReadDone> {
+struct Request<D: Done> {
     iocb: UnsafeCell<bindings::kiocb>,
-    // The file system's to use up; the caller's own is used up before the read begins.
-    into: UnsafeCell<bindings::iov_iter>,
-    // Taken by whoever completes the read, which happens once.
+    // The file system's to use up; the caller's own is not touched once the I/O has begun.
+    iter: UnsafeCell<bindings::iov_iter>,
+    // Taken by whoever completes the I/O, which happens once.
     done: UnsafeCell<Option<D>>,
-    _file: File,
+    is_write: bool,
+    file: File,
 }
 
-// SAFETY: `iocb` and `into` are the file system's between submission and completion, and `done` belongs to the
-// one completion; neither is accessed twice at a time.
-unsafe impl<D: ReadDone> Send for ReadRequest<D> {}
+// SAFETY: `iocb` and `iter` are the file system's between submission and completion, and `done`
+// belongs to the one completion; neither is accessed twice at a time.
+unsafe impl<D: Done> Send for Request<D> {}
 // SAFETY: As above.
-unsafe impl<D: ReadDone> Sync for ReadRequest<D> {}
+unsafe impl<D: Done> Sync for Request<D> {}
 
 /// Reads at `at` into `into`, directly, and calls `done` when it is over.
 ///
 /// Takes all of `into` before it begins, and does not touch it later: `done` may have been called
 /// when this returns, and `into` be gone with it.
-pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, done: D) {
-    // SAFETY: The iterator is valid. A copy refers to the same memory, which whoever asked for the
-    // read holds until `done`.
-    let copy = unsafe { into.as_ptr().read() };
+pub(crate) fn read<D: Done>(file: &File, at: u64, into: &mut IovIter<'_>, done: D) {
+    let copy = into.copy(into.count());
     into.advance(usize::MAX);
+    submit(file, at, copy, false, done);
+}
+
+/// Writes the first `len` bytes of `from` at `at`, directly, and calls `done` when it is over.
+/// `from` is left as it is.
+///
+/// Neither waits for memory that the netfs would have to write out: it may be what asks.
+pub(crate) fn write<D: Done>(file: &File, at: u64, from: &IovIter<'_>, len: usize, done: D) {
+    submit(file, at, from.copy(len), true, done);
+}
+
+fn submit<D: Done>(file: &File, at: u64, iter: bindings::iov_iter, is_write: bool, done: D) {
     let Ok(pos) = i64::try_from(at) else {
-        return done.done(Err(EFBIG), false);
+        return done.done(file, Err(EFBIG), false);
     };
-    let request = ReadRequest {
-        iocb: UnsafeCell::new(bindings::kiocb::default()),
-        into: UnsafeCell::new(copy),
-        done: UnsafeCell::new(None),
-        _file: file.clone(),
-    };
-    let request = match Arc::new(request, GFP_KERNEL) {
+    let _nofs = NoFs::begin();
+    // Made in its place: it is too large to be moved for nothing.
+    let request = Arc::init(
+        init!(Request {
+            iocb: UnsafeCell::new(bindings::kiocb::default()),
+            iter: UnsafeCell::new(iter),
+            done: UnsafeCell::new(None),
+            is_write,
+            file: file.clone(),
+        }),
+        GFP_KERNEL,
+    );
+    let request = match request {
         Ok(request) => request,
-        Err(_) => return done.done(Err(ENOMEM), false),
+        Err(_) => return done.done(file, Err(ENOMEM), false),
     };
     // The completion's reference. `iocb` is the first field, so that the pointers are the same.
     let second = Arc::into_raw(request.clone());
@@ -66,15 +85,15 @@ pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, do
     // SAFETY: The request is not submitted yet, so that we are the only one to access it.
     unsafe {
         *request.done.get() = Some(done);
-        bindings::cfrs_init_read_kiocb(iocb, file.as_ptr(), pos, Some(completed::<D>));
+        bindings::cfrs_init_kiocb(iocb, file.as_ptr(), pos, is_write, Some(completed::<D>));
     }
-    // SAFETY: The file is open for reading; kiocb and iterator are initialised and live until both
+    // SAFETY: The file is open for both; kiocb and iterator are initialised and live until both
     // references are dropped.
     let ret = unsafe {
-        let flags = bindings::cfrs_nofs_save();
-        let ret = bindings::vfs_iocb_iter_read(file.as_ptr(), iocb, request.into.get());
-        bindings::cfrs_nofs_restore(flags);
-        ret
+        match is_write {
+            false => bindings::vfs_iocb_iter_read(file.as_ptr(), iocb, request.iter.get()),
+            true => bindings::vfs_iocb_iter_write(file.as_ptr(), iocb, request.iter.get()),
+        }
     };
     if ret == -(bindings::EIOCBQUEUED as isize) {
         return;
@@ -84,25 +103,47 @@ pub(crate) fn read<D: ReadDone>(file: &File, at: u64, into: &mut IovIter<'_>, do
     finish(&second, ret, false);
 }
 
+/// While this lives, memory that this task allocates is not made free by a file system.
+struct NoFs(core::ffi::c_uint);
+
+impl NoFs {
+    fn begin() -> Self {
+        // SAFETY: Changes a flag of this task; the guard puts it back.
+        NoFs(unsafe { bindings::cfrs_nofs_save() })
+    }
+}
+
+impl Drop for NoFs {
+    fn drop(&mut self) {
+        // SAFETY: The value came from `cfrs_nofs_save` in this task, and guards nest.
+        unsafe { bindings::cfrs_nofs_restore(self.0) }
+    }
+}
+
 /// The kiocb's completion.
 ///
 /// # Safety
 ///
-/// Called once by the file system, with the kiocb of a read that [`read`] submitted and that was
+/// Called once by the file system, with the kiocb of an I/O that [`submit`] submitted and that was
 /// queued.
-unsafe extern "C" fn completed<D: ReadDone>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
-    // SAFETY: `iocb` is the first field of a `ReadRequest<D>` whose second reference the submitter
+unsafe extern "C" fn completed<D: Done>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
+    // SAFETY: `iocb` is the first field of a `Request<D>` whose second reference the submitter
     // left for this call, which the file system makes once.
-    let request = unsafe { Arc::from_raw(iocb.cast_const().cast::<ReadRequest<D>>()) };
+    let request = unsafe { Arc::from_raw(iocb.cast_const().cast::<Request<D>>()) };
+    if request.is_write {
+        // SAFETY: The VFS began a write of this kiocb and leaves its end to a queued one's
+        // completion; the file is still ours.
+        unsafe { bindings::cfrs_end_write(iocb) }
+    }
     finish(&request, ret, true);
 }
 
-fn finish<D: ReadDone>(request: &ReadRequest<D>, ret: isize, was_async: bool) {
-    // SAFETY: A read is finished once: by `completed` if it was queued, else by the submitter.
+fn finish<D: Done>(request: &Request<D>, ret: isize, was_async: bool) {
+    // SAFETY: An I/O is finished once: by `completed` if it was queued, else by the submitter.
     let Some(done) = (unsafe { (*request.done.get()).take() }) else {
         return;
     };
-    // A read cannot be restarted once others run beside it.
+    // It cannot be restarted once others run beside it.
     let result = match to_count(ret) {
         Err(error)
             if [
@@ -117,5 +158,5 @@ fn finish<D: ReadDone>(request: &ReadRequest<D>, ret: isize, was_async: bool) {
         }
         result => result,
     };
-    done.done(result, was_async);
+    done.done(&request.file, result, was_async);
 }

@@ -4,3 +4,4 @@
  * bindgen_parameters come out; every other type is the kernel crate's own.
  */
 #include "shims.h"
+#include "shims_trace.h"

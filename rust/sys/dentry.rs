@@ -8,10 +8,10 @@ use super::bindings;
 use super::file::File;
 use super::inode::Inode;
 use super::mount::{Mount, WriteAccess};
+use super::refusal::Refusal;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 use kernel::error::{code::ENOTDIR, from_err_ptr, to_result, Error, Result};
-use kernel::str::CStr;
 
 /// A counted reference to a `struct dentry`, positive or negative.
 ///
@@ -26,14 +26,6 @@ pub(crate) struct Dentry {
 unsafe impl Send for Dentry {}
 // SAFETY: As above.
 unsafe impl Sync for Dentry {}
-
-/// Why a directory could not be moved away.
-pub(crate) struct MoveError {
-    /// What the VFS said.
-    pub(crate) error: Error,
-    /// What was being done, as a clause.
-    pub(crate) why: &'static CStr,
-}
 
 /// What became of a directory that was to be moved away.
 pub(crate) enum Moved {
@@ -144,7 +136,7 @@ impl Dentry {
         victim: &Dentry,
         to: &Dentry,
         name: &[u8],
-    ) -> Result<Moved, MoveError> {
+    ) -> Result<Moved, Refusal> {
         let mut why: *const kernel::ffi::c_char = core::ptr::null();
         // CAST: Our callers' names are shorter than NAME_MAX.
         let len = name.len() as i32;
@@ -164,35 +156,22 @@ impl Dentry {
         match ret {
             0 => Ok(Moved::Done),
             ret if ret > 0 => Ok(Moved::Gone),
-            ret => Err(MoveError {
-                error: Error::from_errno(ret),
-                why: static_clause(why),
-            }),
+            // SAFETY: The shim stores a pointer to a string literal, or leaves null.
+            ret => Err(unsafe { Refusal::from_shim(Error::from_errno(ret), why) }),
         }
     }
 
     /// May the credentials in force make directories and files in here? What they may not do, if
     /// so.
-    pub(crate) fn check_create(&self) -> Result<(), MoveError> {
+    pub(crate) fn check_create(&self) -> Result<(), Refusal> {
         let mut why: *const kernel::ffi::c_char = core::ptr::null();
         // SAFETY: The dentry is a valid, positive directory: our caller has looked it up as one.
         let ret = unsafe {
             bindings::cfrs_check_create(self.as_ptr(), core::ptr::from_mut(&mut why).cast())
         };
-        to_result(ret).map_err(|error| MoveError {
-            error,
-            why: static_clause(why),
-        })
+        // SAFETY: The shim stores a pointer to a string literal, or leaves null.
+        to_result(ret).map_err(|error| unsafe { Refusal::from_shim(error, why) })
     }
-}
-
-/// The string literal that a shim left at `why`.
-pub(super) fn static_clause(why: *const kernel::ffi::c_char) -> &'static CStr {
-    if why.is_null() {
-        return kernel::c_str!("");
-    }
-    // SAFETY: The shims only store pointers to string literals there.
-    unsafe { CStr::from_char_ptr(why.cast()) }
 }
 
 impl Clone for Dentry {
@@ -226,6 +205,11 @@ pub(crate) struct LockedDir<'a> {
 }
 
 impl LockedDir<'_> {
+    /// The directory's inode.
+    pub(crate) fn inode(&self) -> &Inode {
+        &self.inode
+    }
+
     /// Looks `name` up. The result may be negative.
     pub(crate) fn find(&self, name: &[u8]) -> Result<Dentry> {
         let len = i32::try_from(name.len())?;

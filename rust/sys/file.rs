@@ -3,6 +3,7 @@
 //! Open files of a backing file system, as the kernel uses them.
 
 use super::bindings;
+use super::block::Block;
 use super::creds::Cred;
 use super::dentry::Dentry;
 use super::inode::Inode;
@@ -34,6 +35,25 @@ pub(crate) enum Extent {
     None,
 }
 
+/// Tells files that are open, and how much of one is allocated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    inode: usize,
+    blocks: u64,
+}
+
+impl Stamp {
+    /// Whether it is of the same file as the other.
+    pub(crate) fn is_same_file(&self, other: &Stamp) -> bool {
+        self.inode == other.inode
+    }
+
+    /// Whether anything is allocated, as far as the inode tells.
+    pub(crate) fn has_blocks(&self) -> bool {
+        self.blocks > 0
+    }
+}
+
 impl File {
     /// Takes over the reference that an open function returned, or its error.
     ///
@@ -59,6 +79,14 @@ impl File {
     /// Gives our reference away as a pointer; [`File::from_raw`] takes it back.
     pub(super) fn into_raw(self) -> NonNull<bindings::file> {
         core::mem::ManuallyDrop::new(self).ptr
+    }
+
+    /// Lets go of the file and, if ours is the last reference, closes it here and now, where a
+    /// kernel thread would otherwise leave that to another: its file system can be unmounted then.
+    /// May sleep.
+    pub(crate) fn close(self) {
+        // SAFETY: The reference is ours, and given up.
+        unsafe { bindings::__fput_sync(self.into_raw().as_ptr()) }
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::file {
@@ -122,6 +150,19 @@ impl File {
         unsafe { bindings::cfrs_file_blocks(self.as_ptr()) }
     }
 
+    /// Which file it is, and how much of it is allocated.
+    pub(crate) fn stamp(&self) -> Stamp {
+        // SAFETY: The file is valid, and keeps its inode, whose number of blocks is a word that may
+        // change at any time.
+        unsafe {
+            let inode = (*self.as_ptr()).f_inode;
+            Stamp {
+                inode: inode as usize,
+                blocks: core::ptr::addr_of!((*inode).i_blocks).read_volatile(),
+            }
+        }
+    }
+
     /// Where the next data from `from` on is (`SEEK_DATA`).
     pub(crate) fn next_data(&self, from: u64) -> Result<Extent> {
         self.seek_extent(from, bindings::SEEK_DATA)
@@ -165,11 +206,23 @@ impl File {
 
     /// Makes a range a hole without changing the size.
     pub(crate) fn punch_hole(&self, at: u64, len: u64) -> Result {
+        self.fallocate(
+            bindings::FALLOC_FL_PUNCH_HOLE | bindings::FALLOC_FL_KEEP_SIZE,
+            at,
+            len,
+        )
+    }
+
+    /// Makes a range zeros, as far as it was data.
+    pub(crate) fn zero_range(&self, at: u64, len: u64) -> Result {
+        self.fallocate(bindings::FALLOC_FL_ZERO_RANGE, at, len)
+    }
+
+    fn fallocate(&self, mode: u32, at: u64, len: u64) -> Result {
         let (at, len) = (
             i64::try_from(at).map_err(|_| EFBIG)?,
             i64::try_from(len).map_err(|_| EFBIG)?,
         );
-        let mode = bindings::FALLOC_FL_PUNCH_HOLE | bindings::FALLOC_FL_KEEP_SIZE;
         // SAFETY: The file is valid and open for writing; the VFS checks the range.
         to_result(unsafe { bindings::vfs_fallocate(self.as_ptr(), mode as i32, at, len) })
     }
@@ -180,13 +233,30 @@ impl File {
         unsafe { bindings::cfrs_touch_atime(self.as_ptr()) }
     }
 
-    /// Writes from a kernel buffer through the page cache. May write less.
-    pub(crate) fn write_buffer(&self, data: &[u8], at: u64) -> Result<usize> {
+    /// Writes a block at `at` directly, and waits for it: all of it, or an error.
+    pub(crate) fn write_block(&self, at: u64, block: &Block) -> Result {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
-        // SAFETY: The file is valid and `data` is readable for its length.
-        to_count(unsafe {
-            bindings::cfrs_write_buffer(self.as_ptr(), data.as_ptr().cast(), data.len(), at)
-        })
+        // SAFETY: The file is valid and was opened for writing; a `Block` is a page of memory, which
+        // is borrowed for the whole call.
+        let ret = unsafe { bindings::cfrs_write_block(self.as_ptr(), block.as_ptr(), at) };
+        if to_count(ret)? == block.len() {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
+    }
+
+    /// Reads the block at `at` directly: all of it, or an error.
+    pub(crate) fn read_block(&self, at: u64, block: &mut Block) -> Result {
+        let at = i64::try_from(at).map_err(|_| EFBIG)?;
+        // SAFETY: The file is valid and was opened for reading; a `Block` is a page of memory, which
+        // is ours for the whole call.
+        let ret = unsafe { bindings::cfrs_read_block(self.as_ptr(), block.as_mut_ptr(), at) };
+        if to_count(ret)? == block.len() {
+            Ok(())
+        } else {
+            Err(EIO)
+        }
     }
 
     /// Writes directly what `from` holds, and waits for it. May write less. `EINVAL`, and nothing is

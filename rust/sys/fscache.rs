@@ -38,6 +38,16 @@ unsafe impl AlwaysRefCounted for Cookie {
     }
 }
 
+/// What the netfs says of its file, at one moment.
+pub(crate) struct Snapshot {
+    /// Size in bytes.
+    pub(crate) size: u64,
+    /// What tells one version of the file from another.
+    pub(crate) coherency: KVec<u8>,
+    /// How many invalidations there were.
+    pub(crate) invalidations: u32,
+}
+
 /// Bits of a cookie's flags word that a cache looks at or sets.
 #[derive(Clone, Copy)]
 pub(crate) enum CookieFlag {
@@ -47,6 +57,8 @@ pub(crate) enum CookieFlag {
     NoData = bindings::FSCACHE_COOKIE_NO_DATA_TO_READ as isize,
     /// Its attributes have to be stored.
     NeedsUpdate = bindings::FSCACHE_COOKIE_NEEDS_UPDATE as isize,
+    /// Something has been written to the cache since the netfs looked last.
+    HaveData = bindings::FSCACHE_COOKIE_HAVE_DATA as isize,
     /// It was modified locally.
     LocalWrite = bindings::FSCACHE_COOKIE_LOCAL_WRITE as isize,
 }
@@ -99,17 +111,26 @@ impl Cookie {
         }
     }
 
-    /// Copies the coherency data that the netfs keeps beside the cookie to the end of `out`.
-    pub(crate) fn copy_coherency(&self, out: &mut KVec<u8>) -> Result {
-        // SAFETY: A cookie has `aux_len` bytes there as long as it lives. The netfs may be writing
-        // them, so that each is read by itself, volatile.
+    /// Size, coherency data and count of invalidations as they belong together.
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
+        // SAFETY: Never changes.
+        let len = unsafe { (*self.0.get()).aux_len };
+        let mut coherency = KVec::from_elem(0, len.into(), GFP_KERNEL)?;
+        let (mut size, mut invalidations) = (0, 0);
+        // SAFETY: The cookie is valid, and `coherency` has room for `aux_len` bytes.
         unsafe {
-            let aux: *mut kernel::ffi::c_void = bindings::cfrs_cookie_aux(self.0.get()).cast();
-            for i in 0..usize::from((*self.0.get()).aux_len) {
-                out.push(aux.cast::<u8>().add(i).read_volatile(), GFP_KERNEL)?;
-            }
+            bindings::cfrs_cookie_snapshot(
+                self.0.get(),
+                coherency.as_mut_ptr().cast(),
+                &mut size,
+                &mut invalidations,
+            );
         }
-        Ok(())
+        Ok(Snapshot {
+            size: u64::try_from(size).unwrap_or(0),
+            coherency,
+            invalidations,
+        })
     }
 
     /// The hash of volume and key, whose lowest byte chooses the fan-out directory.
@@ -157,6 +178,12 @@ impl Cookie {
         unsafe { bindings::fscache_cookie_lookup_negative(self.0.get()) }
     }
 
+    /// Lets I/O go on after an invalidation (`fscache_resume_after_invalidation()`).
+    pub(crate) fn resume(&self) {
+        // SAFETY: The cookie is valid and being invalidated by our caller.
+        unsafe { bindings::fscache_resume_after_invalidation(self.0.get()) }
+    }
+
     /// Puts the cookie out of service (`fscache_caching_failed()`).
     pub(crate) fn caching_failed(&self) {
         // SAFETY: The cookie is valid.
@@ -189,6 +216,12 @@ impl VolumeCookie<'_> {
             let key = (*self.0.get()).key.cast_const();
             core::slice::from_raw_parts(key.add(1), usize::from(*key))
         }
+    }
+
+    /// The number that traces show.
+    pub(crate) fn debug_id(&self) -> u32 {
+        // SAFETY: Never changes.
+        unsafe { (*self.0.get()).debug_id }
     }
 
     /// Copies the coherency data to the end of `out`.
@@ -415,6 +448,8 @@ pub(crate) enum Count {
     NoSpaceToCreate,
     /// A file was culled.
     Culled,
+    /// Data that is not in whole blocks.
+    Misfit,
 }
 
 impl Count {
@@ -428,6 +463,7 @@ impl Count {
                 Count::NoSpaceToWrite => bindings::cfrs_count_no_space(false),
                 Count::NoSpaceToCreate => bindings::cfrs_count_no_space(true),
                 Count::Culled => bindings::cfrs_count_culled(),
+                Count::Misfit => bindings::cfrs_count_dio_misfit(),
             }
         }
     }

@@ -11,10 +11,12 @@ use super::file::File;
 use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
 use super::iov_iter::IovIter;
 use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
+use super::subrequest::{ReadSubrequest, WriteSubrequest};
 use core::marker::PhantomData;
+use core::ops::Range;
 use core::ptr::{null_mut, NonNull};
 use kernel::alloc::flags::GFP_KERNEL;
-use kernel::error::{to_result, Result};
+use kernel::error::{code::EIO, to_result, Result};
 use kernel::str::CStr;
 use kernel::sync::{Arc, ArcBorrow, UniqueArc};
 
@@ -44,8 +46,9 @@ pub(crate) trait Backend: Sized + 'static {
     ) -> Option<Arc<Self::Object>>;
     /// Commits and closes an object that nobody accesses any more. May sleep.
     fn withdraw_cookie(object: Arc<Self::Object>);
-    /// The file that I/O on the object works on.
-    fn backing_file(object: ArcBorrow<'_, Self::Object>) -> Option<File>;
+    /// The file that I/O on the object works on, once the object has been found; `None` if there is
+    /// none. There had been so many invalidations when the operation began. May sleep.
+    fn backing_file(object: ArcBorrow<'_, Self::Object>, invalidations: u32) -> Option<File>;
     /// Sees to it that `*len` bytes from `start` can be read, or fewer, from where it says.
     fn prepare_on_demand_read(
         object: ArcBorrow<'_, Self::Object>,
@@ -64,6 +67,48 @@ pub(crate) trait Backend: Sized + 'static {
         on_hole: OnHole,
         done: Termination,
     );
+    /// Says where a read is to get its data from, and shortens it to what can be had from there.
+    /// `ready` waits for the object and its file.
+    fn prepare_read<'a>(
+        cookie: &Cookie,
+        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Self::Object>, File)>,
+        read: &mut ReadSubrequest<'_>,
+        file_size: u64,
+    ) -> Source;
+    /// Where in `range` the next data is, in pieces of at least `granularity` bytes.
+    fn query_occupancy(
+        object: ArcBorrow<'_, Self::Object>,
+        file: &File,
+        range: Range<u64>,
+        granularity: u64,
+    ) -> Result<Range<u64>>;
+    /// Sees to it that `len` bytes at `at` can be written; returns how many they are in whole
+    /// blocks, at most `upper`.
+    fn prepare_write(
+        object: ArcBorrow<'_, Self::Object>,
+        file: &File,
+        at: u64,
+        len: usize,
+        upper: usize,
+        is_new: bool,
+    ) -> Result<usize>;
+    /// Writes all of `from` at `at` and calls `done` once, now or later.
+    fn write(
+        object: ArcBorrow<'_, Self::Object>,
+        file: &File,
+        at: u64,
+        from: &mut IovIter<'_>,
+        done: Termination,
+    );
+    /// Writes what the cache can take of `write`, and finishes it once, now or later.
+    fn issue_write(object: ArcBorrow<'_, Self::Object>, file: &File, write: WriteSubrequest);
+    /// The netfs has changed the size of its file.
+    fn resize(object: ArcBorrow<'_, Self::Object>, file: &File, size: u64);
+    /// Nothing that is cached is valid any more. If there is to be caching from now on, lets I/O
+    /// go on and returns true.
+    fn invalidate(object: ArcBorrow<'_, Self::Object>) -> bool;
+    /// The netfs is about to change its file locally.
+    fn prepare_to_write(object: ArcBorrow<'_, Self::Object>);
 }
 
 /// A cache that FS-Cache may call. Withdraw the cookie before dropping it.
@@ -122,7 +167,7 @@ impl<B: Backend> Drop for Active<B> {
     }
 }
 
-struct Table<B: Backend>(PhantomData<B>);
+pub(super) struct Table<B: Backend>(PhantomData<B>);
 
 #[expect(
     clippy::missing_safety_doc,
@@ -153,6 +198,14 @@ impl<B: Backend> Table<B> {
         query_occupancy: Some(Self::query_occupancy),
         // SAFETY: All other operations may be null.
         ..unsafe { core::mem::MaybeUninit::zeroed().assume_init() }
+    };
+
+    /// The operations of a read on demand that could not be prepared: it fails through its
+    /// completion. An error before that would make EROFS end a bio that it has freed already
+    /// (`erofs_fscache_submit_bio()` of 6.12).
+    const FAILED_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
+        read: Some(Self::fail_read),
+        ..Self::IO_OPS
     };
 
     unsafe extern "C" fn acquire_volume(raw: *mut bindings::fscache_volume) {
@@ -224,7 +277,7 @@ impl<B: Backend> Table<B> {
     /// # Safety
     ///
     /// `cookie` must be a valid cookie to which the caller has access.
-    unsafe fn object<'a>(
+    pub(super) unsafe fn object<'a>(
         cookie: *mut bindings::fscache_cookie,
     ) -> Option<ArcBorrow<'a, B::Object>> {
         // SAFETY: While there is access, nobody takes the object away.
@@ -253,11 +306,12 @@ impl<B: Backend> Table<B> {
         }
         // SAFETY: The resources are ours while the operation begins.
         unsafe { (*raw).ops = &Self::IO_OPS };
-        match object.and_then(|object| B::backing_file(object)) {
+        match object.and_then(|object| B::backing_file(object, resources.invalidations())) {
             Some(file) => {
                 resources.set_file(file);
                 true
             }
+            // The netfs asks again, for data, when it wants some.
             None => Want::from_raw(want) == Want::Params,
         }
     }
@@ -289,16 +343,43 @@ impl<B: Backend> Table<B> {
                 ReadFlags::from_raw(flags),
             )
         };
-        if !resources.has_file() && !resources.wait_readable() {
-            return Source::Server.into_raw();
-        }
+        let on_demand = flags.is_on_demand();
         // SAFETY: The operation has access to the cookie.
         let object = unsafe { Self::object((*raw).cache_priv.cast()) };
-        let (Some(object), Some(file), Ok(start)) = (object, resources.file(), start.try_into())
-        else {
-            return Source::Server.into_raw();
+        let ready = resources.has_file() || resources.wait_for(Want::Read);
+        let source = match (object, resources.file(), start.try_into()) {
+            (Some(object), Some(file), Ok(start)) if ready => {
+                B::prepare_on_demand_read(object, &file, start, len, &mut flags)
+            }
+            _ => Source::Server,
         };
-        B::prepare_on_demand_read(object, &file, start, len, &mut flags).into_raw()
+        if on_demand && source != Source::Cache {
+            // SAFETY: The resources are ours while the read is prepared.
+            unsafe { (*raw).ops = &Self::FAILED_OPS };
+            return Source::Cache.into_raw();
+        }
+        source.into_raw()
+    }
+
+    unsafe extern "C" fn fail_read(
+        _raw: *mut bindings::netfs_cache_resources,
+        _start: bindings::loff_t,
+        iter: *mut bindings::iov_iter,
+        _on_hole: bindings::netfs_read_from_hole,
+        func: bindings::netfs_io_terminated_t,
+        private: *mut kernel::ffi::c_void,
+    ) -> i32 {
+        // SAFETY: The iterator is the caller's for this call; the function is the netfs's, to be
+        // called once.
+        let (mut into, done) = unsafe {
+            (
+                IovIter::from_raw(iter),
+                Termination::from_raw(func, private),
+            )
+        };
+        into.advance(usize::MAX);
+        done.finish(Err(EIO), false);
+        0
     }
 
     unsafe extern "C" fn read(
@@ -318,7 +399,7 @@ impl<B: Backend> Table<B> {
                 Termination::from_raw(func, private),
             )
         };
-        let ready = resources.wait_readable();
+        let ready = resources.wait_for(Want::Read);
         // SAFETY: The operation has access to the cookie.
         let object = unsafe { Self::object((*resources.as_ptr()).cache_priv.cast()) };
         match (object, resources.file(), u64::try_from(start)) {
@@ -341,74 +422,36 @@ impl<B: Backend> Table<B> {
         0
     }
 
-    // What follows serves a netfs that writes through the cache, which on-demand mode does not
-    // have: the netfs is told that there is no cache, each time in the way it must be told.
-
-    unsafe extern "C" fn prepare_read(
-        _subreq: *mut bindings::netfs_io_subrequest,
-        _i_size: u64,
-    ) -> bindings::netfs_io_source {
-        Source::Server.into_raw()
-    }
-
-    unsafe extern "C" fn write(
-        _raw: *mut bindings::netfs_cache_resources,
-        _start: bindings::loff_t,
-        _iter: *mut bindings::iov_iter,
-        func: bindings::netfs_io_terminated_t,
-        private: *mut kernel::ffi::c_void,
-    ) -> i32 {
-        // SAFETY: The function is the netfs's, to be called once.
-        unsafe { Termination::from_raw(func, private) }.finish(Err(ENOBUFS), false);
-        ENOBUFS.to_errno()
-    }
-
-    unsafe extern "C" fn issue_write(subreq: *mut bindings::netfs_io_subrequest) {
-        // SAFETY: The subrequest is ours to end.
-        unsafe { bindings::cfrs_refuse_write(subreq) }
-    }
-
-    unsafe extern "C" fn prepare_write_subreq(subreq: *mut bindings::netfs_io_subrequest) {
-        // SAFETY: The subrequest is being prepared by our caller.
-        unsafe { bindings::cfrs_refuse_prepare_write(subreq) }
-    }
-
-    unsafe extern "C" fn prepare_write(
-        _raw: *mut bindings::netfs_cache_resources,
-        _start: *mut bindings::loff_t,
-        _len: *mut usize,
-        _upper_len: usize,
-        _i_size: bindings::loff_t,
-        _no_space_allocated_yet: bool,
-    ) -> i32 {
-        ENOBUFS.to_errno()
-    }
-
-    unsafe extern "C" fn query_occupancy(
-        _raw: *mut bindings::netfs_cache_resources,
-        _start: bindings::loff_t,
-        _len: usize,
-        _granularity: usize,
-        data_start: *mut bindings::loff_t,
-        data_len: *mut usize,
-    ) -> i32 {
-        // SAFETY: Both are the caller's to be written.
-        unsafe {
-            *data_start = -1;
-            *data_len = 0;
-        }
-        ENOBUFS.to_errno()
-    }
-
     unsafe extern "C" fn resize_cookie(
-        _raw: *mut bindings::netfs_cache_resources,
-        _new_size: bindings::loff_t,
+        raw: *mut bindings::netfs_cache_resources,
+        new_size: bindings::loff_t,
     ) {
+        // SAFETY: FS-Cache has begun an operation for this call, which has access to the cookie.
+        let (resources, object) = unsafe {
+            (
+                Resources::from_raw(raw),
+                Self::object((*raw).cache_priv.cast()),
+            )
+        };
+        if let (Some(object), Some(file), Ok(size)) =
+            (object, resources.file(), u64::try_from(new_size))
+        {
+            B::resize(object, &file, size);
+        }
     }
 
-    unsafe extern "C" fn invalidate_cookie(_cookie: *mut bindings::fscache_cookie) -> bool {
-        false
+    unsafe extern "C" fn invalidate_cookie(raw: *mut bindings::fscache_cookie) -> bool {
+        // SAFETY: FS-Cache holds an access to the cookie for this.
+        match unsafe { Self::object(raw) } {
+            Some(object) => B::invalidate(object),
+            None => false,
+        }
     }
 
-    unsafe extern "C" fn prepare_to_write(_cookie: *mut bindings::fscache_cookie) {}
+    unsafe extern "C" fn prepare_to_write(raw: *mut bindings::fscache_cookie) {
+        // SAFETY: Called by FS-Cache's worker, which is the one to withdraw the object.
+        if let Some(object) = unsafe { Self::object(raw) } {
+            B::prepare_to_write(object);
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Inodes, and the mark that says that a kernel service uses one.
 
 use super::bindings;
+use super::trace;
 use core::ptr::NonNull;
 
 /// A counted reference to a `struct inode`.
@@ -79,15 +80,19 @@ impl Drop for Inode {
 /// The inode's flag was clear when this was made, and this has set it.
 pub(crate) struct InUse {
     inode: Inode,
+    /// The number of whose it is, for traces.
+    owner: u32,
 }
 
 impl InUse {
-    /// Sets the mark, or gives the inode back if somebody has it already. Takes the inode's lock.
-    pub(crate) fn mark(inode: Inode) -> Result<Self, Inode> {
+    /// Sets the mark for `owner`, or gives the inode back if somebody has it already. Takes the inode's lock.
+    pub(crate) fn mark(inode: Inode, owner: u32) -> Result<Self, Inode> {
         // SAFETY: The inode is valid; the shim takes and drops its lock.
-        if unsafe { bindings::cfrs_mark_kernel_file(inode.as_ptr()) } {
+        let is_ours = unsafe { bindings::cfrs_mark_kernel_file(inode.as_ptr()) };
+        trace::mark(owner, &inode, Some(is_ours));
+        if is_ours {
             // INVARIANT: The flag was clear and is set now.
-            Ok(InUse { inode })
+            Ok(InUse { inode, owner })
         } else {
             Err(inode)
         }
@@ -103,5 +108,6 @@ impl Drop for InUse {
     fn drop(&mut self) {
         // SAFETY: The inode is valid, and by the type invariant the flag is ours to clear.
         unsafe { bindings::cfrs_unmark_kernel_file(self.inode.as_ptr()) }
+        trace::mark(self.owner, &self.inode, None);
     }
 }

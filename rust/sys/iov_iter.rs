@@ -41,11 +41,31 @@ impl IovIter<'_> {
         unsafe { bindings::cfrs_iov_iter_count(self.ptr) }
     }
 
+    /// A copy that ends after `len` bytes, no further than this one. It refers to the same memory,
+    /// which whoever asked for the I/O holds until the I/O is over.
+    pub(super) fn copy(&self, len: usize) -> bindings::iov_iter {
+        // SAFETY: The iterator is valid, and only describes memory.
+        let mut copy = unsafe { self.ptr.read() };
+        // SAFETY: A smaller count than it has is always allowed.
+        unsafe { bindings::cfrs_iov_iter_set_count(&mut copy, len.min(self.count())) };
+        copy
+    }
+
     /// Skips up to `bytes`, no further than the end.
     pub(crate) fn advance(&mut self, bytes: usize) {
         let bytes = bytes.min(self.count());
         // SAFETY: The iterator is valid and ours, and has as many bytes left.
         unsafe { bindings::iov_iter_advance(self.ptr, bytes) }
+    }
+
+    /// Makes it longer by `bytes`.
+    ///
+    /// # Safety
+    ///
+    /// The memory it describes must go on for as many bytes.
+    pub(super) unsafe fn extend(&mut self, bytes: usize) {
+        // SAFETY: The iterator is valid and ours; the rest is the caller's promise.
+        unsafe { bindings::cfrs_iov_iter_extend(self.ptr, bytes) }
     }
 
     /// Fills the next `bytes` with zeros.

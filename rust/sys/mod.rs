@@ -10,6 +10,7 @@
 pub(crate) mod aio;
 pub(crate) mod anon_file;
 pub(crate) mod bits;
+pub(crate) mod block;
 pub(crate) mod chardev;
 pub(crate) mod completion;
 pub(crate) mod creds;
@@ -24,10 +25,15 @@ pub(crate) mod log;
 pub(crate) mod module;
 pub(crate) mod mount;
 pub(crate) mod netfs;
+mod netfs_ops;
 pub(crate) mod poll;
+pub(crate) mod refusal;
+pub(crate) mod subrequest;
 pub(crate) mod sysctl;
 pub(crate) mod time;
+pub(crate) mod trace;
 pub(crate) mod vec;
+pub(crate) mod work;
 pub(crate) mod xarray;
 pub(crate) mod xattr;
 

@@ -3,7 +3,8 @@
 //! Mounts: finding one by path, its space, its sync.
 
 use super::bindings;
-use super::dentry::{static_clause, Dentry, MoveError};
+use super::dentry::Dentry;
+use super::refusal::Refusal;
 use core::ptr::NonNull;
 use kernel::error::{code::*, to_result, Result};
 use kernel::str::CStr;
@@ -88,7 +89,7 @@ impl Mount {
     }
 
     /// Whether the file system under `root` can hold a cache; if not, why.
-    pub(crate) fn check_backing(&self, root: &Dentry) -> Result<(), MoveError> {
+    pub(crate) fn check_backing(&self, root: &Dentry) -> Result<(), Refusal> {
         let path = bindings::path {
             mnt: self.as_ptr(),
             dentry: root.as_ptr(),
@@ -97,10 +98,8 @@ impl Mount {
         // SAFETY: Both halves of the path are valid and counted.
         let ret =
             unsafe { bindings::cfrs_backing_fs_error(&path, core::ptr::from_mut(&mut why).cast()) };
-        to_result(ret).map_err(|error| MoveError {
-            error,
-            why: static_clause(why),
-        })
+        // SAFETY: The shim stores a pointer to a string literal, or leaves null.
+        to_result(ret).map_err(|error| unsafe { Refusal::from_shim(error, why) })
     }
 
     /// Free and total space.

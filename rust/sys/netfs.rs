@@ -4,6 +4,7 @@
 
 use super::bindings;
 use super::file::File;
+use super::fscache::Cookie;
 use core::marker::PhantomData;
 use core::ptr::{null_mut, NonNull};
 use kernel::error::{code::*, Result};
@@ -72,6 +73,14 @@ impl Want {
             _ => Want::Read,
         }
     }
+
+    fn into_raw(self) -> bindings::fscache_want_state {
+        match self {
+            Want::Params => bindings::fscache_want_state_FSCACHE_WANT_PARAMS,
+            Want::Write => bindings::fscache_want_state_FSCACHE_WANT_WRITE,
+            Want::Read => bindings::fscache_want_state_FSCACHE_WANT_READ,
+        }
+    }
 }
 
 /// The flags word of a read that is being prepared.
@@ -94,6 +103,12 @@ impl ReadFlags<'_> {
             word,
             _call: PhantomData,
         }
+    }
+
+    /// All of them, for traces.
+    pub(crate) fn bits(&self) -> usize {
+        // SAFETY: Valid by the type invariant.
+        unsafe { *self.word }
     }
 
     /// Whether a miss is to be turned into a request to the daemon.
@@ -179,15 +194,16 @@ impl Resources<'_> {
         unsafe { (*self.raw).inval_counter }
     }
 
-    /// Waits until the cookie can be read; false if it never will be.
-    pub(crate) fn wait_readable(&self) -> bool {
+    /// The cookie.
+    pub(super) fn cookie(&self) -> &Cookie {
+        // SAFETY: The operation's access keeps the cookie.
+        unsafe { Cookie::from_raw((*self.raw).cache_priv.cast()) }
+    }
+
+    /// Waits until the cookie is in that state, with a backing file; false if it never will be.
+    pub(crate) fn wait_for(&self, want: Want) -> bool {
         // SAFETY: Valid by the type invariant, and the operation may sleep here.
-        unsafe {
-            bindings::fscache_wait_for_operation(
-                self.raw,
-                bindings::fscache_want_state_FSCACHE_WANT_READ,
-            )
-        }
+        unsafe { bindings::fscache_wait_for_operation(self.raw, want.into_raw()) }
     }
 }
 

@@ -67,6 +67,28 @@ unsigned int cfrs_ondemand_protocol(void)
 }
 
 /*
+ * The module's own workers.  Destroying the queue waits for what they do, so
+ * that none of them can be in the module's text any more.
+ */
+static struct workqueue_struct *workers;
+
+bool cfrs_start_workers(void)
+{
+	workers = alloc_workqueue("cachefiles", WQ_UNBOUND, 0);
+	return workers;
+}
+
+void cfrs_stop_workers(void)
+{
+	destroy_workqueue(workers);
+}
+
+struct workqueue_struct *cfrs_workers(void)
+{
+	return workers;
+}
+
+/*
  * Wait until no task that was preempted inside the module's code, after its
  * last reference was put, can still be there.
  */
@@ -194,6 +216,11 @@ int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry,
 	return xa_err(old);
 }
 
+bool cfrs_xa_has_marked(const struct xarray *xa)
+{
+	return READ_ONCE(xa->xa_flags) & XA_FLAGS_MARK(XA_MARK_1);
+}
+
 void cfrs_xa_set_mark(struct xarray *xa, unsigned long id)
 {
 	xa_set_mark(xa, id, XA_MARK_1);
@@ -296,6 +323,25 @@ void cfrs_count_culled(void)
 	fscache_count_culled();
 }
 
+void cfrs_count_dio_misfit(void)
+{
+	fscache_count_dio_misfit();
+}
+
+/*
+ * Size, coherency data (aux_len bytes of it) and count of invalidations, as
+ * they belong together: an invalidation changes them under this lock.
+ */
+void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
+			  loff_t *size, unsigned int *invalidations)
+{
+	spin_lock(&cookie->lock);
+	memcpy(aux, fscache_get_aux(cookie), cookie->aux_len);
+	*size = cookie->object_size;
+	*invalidations = cookie->inval_counter;
+	spin_unlock(&cookie->lock);
+}
+
 struct fscache_cookie *cfrs_get_cookie(struct fscache_cookie *cookie)
 {
 	return fscache_get_cookie(cookie, fscache_cookie_get_attach_object);
@@ -336,15 +382,4 @@ void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
 {
 	if (func)
 		func(priv, result, was_async);
-}
-
-/* The answers to a netfs that wants to write what we do not cache. */
-void cfrs_refuse_write(struct netfs_io_subrequest *subreq)
-{
-	netfs_write_subrequest_terminated(subreq, -ENOBUFS, false);
-}
-
-void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq)
-{
-	netfs_prepare_write_failed(subreq);
 }

@@ -31,6 +31,9 @@
 unsigned int cfrs_debug_mask(void);
 void cfrs_set_debug_mask(unsigned int mask);
 unsigned int cfrs_ondemand_protocol(void);
+bool cfrs_start_workers(void);
+void cfrs_stop_workers(void);
+struct workqueue_struct *cfrs_workers(void);
 void cfrs_wait_for_module_text(void);
 
 /* atomics and waiting */
@@ -58,6 +61,7 @@ int cfrs_xa_reserve_cyclic(struct xarray *xa, u32 *id, u32 min, u32 max,
 			   u32 *next);
 int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry,
 			   bool mark);
+bool cfrs_xa_has_marked(const struct xarray *xa);
 void cfrs_xa_set_mark(struct xarray *xa, unsigned long id);
 void cfrs_xa_clear_mark(struct xarray *xa, unsigned long id);
 void *cfrs_xa_find(struct xarray *xa, unsigned long *id, bool marked);
@@ -97,6 +101,8 @@ int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
 		   const char *name, int len, const char **why);
 int cfrs_set_xattr(struct vfsmount *mnt, struct dentry *dentry,
 		   const char *name, const void *value, size_t size);
+int cfrs_remove_xattr(struct vfsmount *mnt, struct dentry *dentry,
+		      const char *name);
 ssize_t cfrs_get_xattr(struct dentry *dentry, const char *name, void *value,
 		       size_t size);
 int cfrs_want_write(struct vfsmount *mnt);
@@ -120,10 +126,11 @@ u64 cfrs_file_blocks(const struct file *file);
 int cfrs_set_size(struct file *file, loff_t size);
 int cfrs_truncate(struct file *file, loff_t size);
 void cfrs_touch_atime(struct file *file);
-ssize_t cfrs_write_buffer(struct file *file, const void *data, size_t len,
-			  loff_t pos);
-void cfrs_init_read_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
-			  void (*complete)(struct kiocb *, long));
+ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos);
+ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos);
+void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
+		     bool write, void (*complete)(struct kiocb *, long));
+void cfrs_end_write(struct kiocb *iocb);
 ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter);
 size_t cfrs_iov_iter_count(const struct iov_iter *iter);
 void cfrs_iov_iter_set_count(struct iov_iter *iter, size_t count);
@@ -148,7 +155,27 @@ int cfrs_volume_accesses(struct fscache_volume *volume);
 void cfrs_pin_volume(struct fscache_volume *volume);
 void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
 			  ssize_t result, bool was_async);
-void cfrs_refuse_write(struct netfs_io_subrequest *subreq);
+void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
+			  loff_t *size, unsigned int *invalidations);
+void cfrs_count_dio_misfit(void);
+
+/* netfs: what of a subrequest and its request a cache reads and changes */
+struct cfrs_subreq {
+	struct netfs_cache_resources *resources;
+	struct iov_iter		*iter;
+	size_t			*len;
+	size_t			*transferred;
+	unsigned long		*flags;
+	unsigned long long	start;
+	unsigned long long	file_size;
+	size_t			extendable;
+	ino_t			inode;
+};
+
+void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
+		      struct cfrs_subreq *parts);
+void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes);
+void cfrs_set_write_limits(struct netfs_io_subrequest *subreq);
 void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq);
 
 #endif

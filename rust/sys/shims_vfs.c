@@ -259,6 +259,19 @@ int cfrs_set_xattr(struct vfsmount *mnt, struct dentry *dentry,
 	return ret;
 }
 
+int cfrs_remove_xattr(struct vfsmount *mnt, struct dentry *dentry,
+		      const char *name)
+{
+	int ret;
+
+	ret = mnt_want_write(mnt);
+	if (ret < 0)
+		return ret;
+	ret = vfs_removexattr(&nop_mnt_idmap, dentry, name);
+	mnt_drop_write(mnt);
+	return ret;
+}
+
 ssize_t cfrs_get_xattr(struct dentry *dentry, const char *name, void *value,
 		       size_t size)
 {
@@ -404,35 +417,57 @@ void cfrs_touch_atime(struct file *file)
 }
 
 /*
- * Buffered, although the file was opened for direct I/O, so that neither @pos
- * nor @len have to be aligned.
+ * One block, which has a struct page and is aligned, directly: written it is on
+ * the disk, or the caller knows that it is not.
  */
-ssize_t cfrs_write_buffer(struct file *file, const void *data, size_t len,
-			  loff_t pos)
+ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos)
 {
-	struct kvec vec = { .iov_base = (void *)data, .iov_len = len };
 	struct kiocb iocb = {
 		.ki_filp	= file,
 		.ki_pos		= pos,
-		.ki_flags	= IOCB_WRITE,
+		.ki_flags	= IOCB_DIRECT | IOCB_WRITE,
 		.ki_ioprio	= get_current_ioprio(),
 	};
+	struct bio_vec bvec;
 	struct iov_iter iter;
 
-	iov_iter_kvec(&iter, ITER_SOURCE, &vec, 1, len);
+	bvec_set_virt(&bvec, (void *)block, PAGE_SIZE);
+	iov_iter_bvec(&iter, ITER_SOURCE, &bvec, 1, PAGE_SIZE);
 	return vfs_iocb_iter_write(file, &iocb, &iter);
 }
 
-void cfrs_init_read_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
-			  void (*complete)(struct kiocb *, long))
+ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos)
 {
-	*iocb = (struct kiocb){
+	struct kiocb iocb = {
 		.ki_filp	= file,
 		.ki_pos		= pos,
 		.ki_flags	= IOCB_DIRECT,
 		.ki_ioprio	= get_current_ioprio(),
+	};
+	struct bio_vec bvec;
+	struct iov_iter iter;
+
+	bvec_set_virt(&bvec, block, PAGE_SIZE);
+	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, PAGE_SIZE);
+	return vfs_iocb_iter_read(file, &iocb, &iter);
+}
+
+void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
+		     bool write, void (*complete)(struct kiocb *, long))
+{
+	*iocb = (struct kiocb){
+		.ki_filp	= file,
+		.ki_pos		= pos,
+		.ki_flags	= IOCB_DIRECT | (write ? IOCB_WRITE : 0),
+		.ki_ioprio	= get_current_ioprio(),
 		.ki_complete	= complete,
 	};
+}
+
+/* The end of a write that was queued; else the VFS has ended it already. */
+void cfrs_end_write(struct kiocb *iocb)
+{
+	kiocb_end_write(iocb);
 }
 
 ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)

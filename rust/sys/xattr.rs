@@ -23,6 +23,14 @@ pub(crate) fn set(mnt: &Mount, dentry: &Dentry, name: &CStr, value: &[u8]) -> Re
     })
 }
 
+/// Removes the attribute `name`.
+pub(crate) fn remove(mnt: &Mount, dentry: &Dentry, name: &CStr) -> Result {
+    // SAFETY: Mount and dentry are valid and counted.
+    to_result(unsafe {
+        bindings::cfrs_remove_xattr(mnt.as_ptr(), dentry.as_ptr(), name.as_char_ptr().cast())
+    })
+}
+
 /// Reads the attribute `name` into `value` and returns its length; `ERANGE` if it is longer.
 pub(crate) fn get(dentry: &Dentry, name: &CStr, value: &mut [u8]) -> Result<usize> {
     // SAFETY: The dentry is valid and counted; `value` is writable for its length.

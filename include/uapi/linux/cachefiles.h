@@ -52,7 +52,7 @@ struct cachefiles_msg {
  * @data: the volume's key, its NUL, the cookie's key
  *
  * The answer is the command "copen <msg_id>,<size or -errno>", in v5
- * "cinit <id>,<size>".
+ * "cinit <id>,<size>", or "cinit <id>" to refuse.
  */
 struct cachefiles_open {
 	__u32 volume_key_size;

@@ -14,3 +14,9 @@ pub mod cache {
     pub mod key;
     pub mod limits;
 }
+
+/// The pure half of `rust/io/`.
+#[path = "../../../rust/io"]
+pub mod io {
+    pub mod fit;
+}

@@ -296,6 +296,20 @@ proptest! {
         );
     }
 
+    /// Writes that are granted without a look at the disk would have been, and changed nothing.
+    #[test]
+    fn what_is_to_spare_meets_no_limit(
+        (t, space, _, bnr) in judged(),
+        culling: bool,
+        part in 0.0..=1.0,
+    ) {
+        let spare = t.spare_blocks(space, bnr, culling);
+        let taken = (spare as f64 * part) as u64;
+        let verdict = t.judge(space, 0, bnr.saturating_add(taken.min(spare)), culling);
+        prop_assert!(spare == 0 || verdict.enough);
+        prop_assert!(spare == 0 || verdict.culling == CullChange::Unchanged);
+    }
+
     #[test]
     fn more_space_is_never_worse((t, space, fnr, bnr) in judged(), more: u8, culling: bool) {
         let before = t.judge(space, fnr, bnr, culling);

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Invalidation: an empty file takes the place of one whose data is no longer valid.
+//!
+//! I/O that is under way keeps the old file, so that it can neither spoil the new one nor be handed
+//! out: a read compares the count of invalidations when it is over, and fails with `ESTALE`.
+
+use super::lookup::{create_unnamed, expand};
+use super::object::Object;
+use super::withdraw::delete;
+use crate::sys::fscache::CookieFlag;
+use crate::sys::log;
+use crate::sys::trace::Killed;
+
+/// Swaps the file; false if caching of the cookie has to end (`cachefiles_invalidate_cookie()`).
+pub(crate) fn invalidate(object: &Object) -> bool {
+    if object.cache().on_demand.is_some() {
+        // Such a netfs does not invalidate; what the daemon has given cannot be asked for again.
+        return false;
+    }
+    let cookie = &object.cookie;
+    if object.backing.file().is_none() {
+        cookie.resume();
+        return true;
+    }
+    let _acting = object.cache().disk.cred.assume();
+    let new = match create_unnamed(object).and_then(|new| expand(object, &new).map(|()| new)) {
+        Ok(new) => new,
+        Err(error) => {
+            log::warn_limited!(
+                "object {:x}: no file in the place of an invalid one: error {}",
+                object.debug_id,
+                error.to_errno()
+            );
+            object.backing.trust.spoil();
+            return false;
+        }
+    };
+    object.backing.trust.begin_empty();
+    let old = object.backing.replace(new);
+    cookie.set(CookieFlag::NeedsUpdate);
+    cookie.resume();
+    if let Some(old) = old {
+        if !old.unnamed {
+            // If it stays, its attribute is that of the old version, or says that it is dirty.
+            let _ = delete(object, &old, Killed::Invalidated);
+        }
+    }
+    true
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Local changes to the netfs's file: the mark on disk while there are any, and its size.
+
+use super::coherency::{self, Content};
+use super::object::Object;
+use super::{inject, whole_blocks, BLOCK};
+use crate::sys::file::{Extent, File};
+use crate::sys::fscache::CookieFlag;
+use crate::sys::trace::{self, Trunc, Where};
+use kernel::prelude::*;
+
+/// Marks the file on disk as being changed, so that it is not used if we never come to say what it
+/// holds in the end (`cachefiles_prepare_to_write()`).
+pub(crate) fn prepare_to_write(object: &Object) {
+    // A file without a name is not found again anyhow.
+    let Some(file) = object.backing.named_file() else {
+        return;
+    };
+    let _acting = object.cache().disk.cred.assume();
+    if mark(object, &file).is_err() {
+        // Unmarked, it must not be written to.
+        object.backing.trust.spoil();
+    }
+}
+
+fn mark(object: &Object, file: &File) -> Result {
+    let content = match object.cookie.is(CookieFlag::LocalWrite) {
+        true => Content::Dirty,
+        false => Content::NoData,
+    };
+    let dentry = file.dentry().ok_or(ENOENT)?;
+    let now = object.cookie.snapshot()?;
+    coherency::set_file(
+        &object.cache().disk,
+        object.debug_id,
+        &dentry,
+        content,
+        &now,
+    )
+}
+
+/// Something that the netfs has written is not in the cache. May be called from an interrupt.
+///
+/// Where the netfs only stores what it has read, a hole stays a hole. But a write of the netfs's
+/// own may have been meant to go over older data, which C goes on to serve unless the netfs
+/// invalidates it. 9P does not.
+pub(crate) fn not_stored(object: &Object) {
+    if object.cookie.is(CookieFlag::LocalWrite) {
+        object.backing.trust.spoil();
+    }
+}
+
+/// Follows a change of size of the netfs's file (`cachefiles_resize_cookie()`). What is behind the
+/// new end must not come back when the file grows again.
+pub(crate) fn resize(object: &Object, file: &File, size: u64) {
+    if size < object.cookie.size() {
+        let _acting = object.cache().disk.cred.assume();
+        let known = &object.backing.known;
+        let shortened = known.while_changing(|| shorten(object, file, size));
+        if let Err(error) = shortened {
+            object.backing.trust.spoil();
+            object.io_error(format_args!(
+                "Shortening to {} bytes failed with error {}",
+                size,
+                error.to_errno()
+            ));
+            if let Some(dentry) = file.dentry() {
+                // Without it the file is of no use to anybody; an error has been reported.
+                let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
+            }
+        }
+    }
+    // The caller's number was a file offset.
+    let _ = object.cookie.set_size(size);
+}
+
+/// Cuts the file to whole blocks, with zeros behind the end (`cachefiles_shorten_object()`).
+fn shorten(object: &Object, file: &File, size: u64) -> Result {
+    let blocks = whole_blocks(size)?;
+    trace::trunc(object.debug_id, file, file.size(), blocks, Trunc::Shrink);
+    inject::remove()
+        .and_then(|()| file.truncate(blocks))
+        .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Trunc))?;
+    if size == blocks {
+        return Ok(());
+    }
+    let data = inject::read()
+        .and_then(|()| file.next_data(blocks - BLOCK))
+        .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?;
+    if !matches!(data, Extent::At(data) if data < blocks) {
+        // A hole must stay one: zeroing would allocate a block, unwritten, which the file system
+        // calls a hole only until somebody reads it through the page cache. Then it is zeros.
+        return Ok(());
+    }
+    trace::trunc(object.debug_id, file, blocks, size, Trunc::Adjust);
+    inject::write()
+        .and_then(|()| {
+            file.zero_range(size, blocks - size)
+                // Not every file system can; a hole is as good.
+                .or_else(|_| file.punch_hole(blocks - BLOCK, BLOCK))
+        })
+        .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Fallocate))
+}

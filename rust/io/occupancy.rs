@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What of a range the cache has, for a netfs that fills it itself.
+
+use super::prepare::{begins_with, Begin};
+use crate::cache::object::Object;
+use crate::cache::{inject, BLOCK};
+use crate::sys::errno::{ENOBUFS, ENODATA};
+use crate::sys::file::{Extent, File};
+use crate::sys::fscache::{Cookie, CookieFlag};
+use crate::sys::netfs::Source;
+use crate::sys::subrequest::ReadSubrequest;
+use crate::sys::trace::{self, Found, Preparing, Where};
+use core::ops::{Deref, Range};
+use kernel::prelude::*;
+
+/// Says where a read is to get its data from, and shortens it to the part that is there or is not
+/// (`cachefiles_prepare_read()`). What is not is to be stored when it has come from the server.
+pub(crate) fn prepare_read<O: Deref<Target = Object>>(
+    cookie: &Cookie,
+    ready: impl FnOnce() -> Option<(O, File)>,
+    read: &mut ReadSubrequest<'_>,
+    file_size: u64,
+) -> Source {
+    let mut file = None;
+    let mut object = 0;
+    let (source, found) = if read.start() >= file_size {
+        (Source::Zeroes, Found::AfterEof)
+    } else if cookie.is(CookieFlag::NoData) {
+        // A new file, which may not even be made yet.
+        read.flags().set_copy_to_cache();
+        (Source::Server, Found::NoData)
+    } else if let Some((of, opened)) = ready() {
+        object = of.debug_id;
+        let opened = file.insert(opened);
+        match of.backing.trust.is_good() {
+            true => place(&of, opened, read, file_size),
+            false => (Source::Server, Found::NoFile),
+        }
+    } else {
+        (Source::Server, Found::NoFile)
+    };
+    let preparing = Preparing {
+        object,
+        start: read.start(),
+        len: read.len(),
+        flags: read.flags().bits(),
+        netfs_inode: read.inode(),
+    };
+    trace::prep_read(&preparing, file.as_ref(), source, found);
+    source
+}
+
+/// Looks for the read's range in the file.
+fn place(
+    object: &Object,
+    file: &File,
+    read: &mut ReadSubrequest<'_>,
+    file_size: u64,
+) -> (Source, Found) {
+    let start = read.start();
+    let end = start.saturating_add(read.len() as u64);
+    // Nothing behind the end of the netfs's file is wanted of the cache file.
+    let limit = end.min(file_size);
+    let (source, found, to) = match begins_with(&object.backing.known, file, start, limit) {
+        Ok(Begin::DataTo(to)) if to < limit => (Source::Cache, Found::Data, to),
+        // The block with the end in it is whole.
+        Ok(Begin::DataTo(_)) => (
+            Source::Cache,
+            Found::Data,
+            limit.checked_next_multiple_of(BLOCK).unwrap_or(end),
+        ),
+        Ok(Begin::HoleTo(to)) if to < limit => (
+            Source::Server,
+            Found::Part,
+            to.checked_next_multiple_of(BLOCK).unwrap_or(end),
+        ),
+        Ok(Begin::HoleTo(_)) => (Source::Server, Found::Hole, end),
+        Err(error) => {
+            trace::io_error(object.debug_id, file, error, Where::Seek);
+            return (Source::Server, Found::SeekError);
+        }
+    };
+    if source == Source::Server {
+        read.flags().set_copy_to_cache();
+    }
+    // CAST: At most the length there was.
+    read.shorten((to.min(end) - start) as usize);
+    (source, found)
+}
+
+/// Where the first data in `range` is, in whole pieces of `granularity`: `ENODATA` if there is
+/// none (`cachefiles_query_occupancy()`).
+pub(crate) fn query(
+    object: &Object,
+    file: &File,
+    range: Range<u64>,
+    granularity: u64,
+) -> Result<Range<u64>> {
+    if !object.backing.trust.is_good() {
+        return Err(ENOBUFS);
+    }
+    let piece = granularity.max(object.cache().disk.block_size.into());
+    let unknown = |_| ENOBUFS;
+    inject::read().map_err(unknown)?;
+    let Extent::At(data) = file.next_data(range.start).map_err(unknown)? else {
+        return Err(ENODATA);
+    };
+    inject::read().map_err(unknown)?;
+    let Extent::At(hole) = file.next_hole(data).map_err(unknown)? else {
+        return Err(ENODATA);
+    };
+    let first = data.checked_next_multiple_of(piece).ok_or(ENODATA)?;
+    let last = (hole - hole % piece).min(range.end);
+    if first < last {
+        Ok(first..last)
+    } else {
+        Err(ENODATA)
+    }
+}

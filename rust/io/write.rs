@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writing to a cache file what netfs points to: what it has read from the server, and what it
+//! writes there.
+//!
+//! Only whole blocks are written. A write that fails, or is refused for want of space, is no error
+//! to whoever reads or writes the netfs's file. See [`not_stored`] for what a refusal means to the
+//! cache; after a failure the file is not trusted any more.
+
+use super::fit::fit;
+use crate::cache::disk::{Need, Writing};
+use crate::cache::local_write::not_stored;
+use crate::cache::object::Object;
+use crate::cache::{inject, BLOCK};
+use crate::sys::aio::{self, Done};
+use crate::sys::errno::ENOBUFS;
+use crate::sys::file::{Extent, File};
+use crate::sys::fscache::{CookieFlag, Count};
+use crate::sys::iov_iter::IovIter;
+use crate::sys::netfs::Termination;
+use crate::sys::subrequest::WriteSubrequest;
+use crate::sys::trace::{self, Where};
+use kernel::prelude::*;
+use kernel::sync::Arc;
+
+/// A write under way.
+struct Write {
+    /// Its blocks, which statfs may not know of yet. Dropped before the object.
+    writing: Writing,
+    object: Arc<Object>,
+    /// Bytes that have to be written.
+    want: usize,
+    /// Bytes behind them that are left out, which the netfs shall not try again.
+    left_out: usize,
+    done: Termination,
+}
+
+/// Sees to it that there is room for `len` bytes at `at`, which may have some already unless
+/// `is_new`; returns how many they are in whole blocks (`__cachefiles_prepare_write()`). `ENOBUFS`
+/// if they cannot be written: not aligned, more than `upper` in whole blocks, or no room.
+pub(crate) fn prepare(
+    object: &Object,
+    file: &File,
+    at: u64,
+    len: usize,
+    upper: usize,
+    is_new: bool,
+) -> Result<usize> {
+    try_prepare(object, file, at, len, upper, is_new).inspect_err(|_| not_stored(object))
+}
+
+fn try_prepare(
+    object: &Object,
+    file: &File,
+    at: u64,
+    len: usize,
+    upper: usize,
+    is_new: bool,
+) -> Result<usize> {
+    if !object.backing.trust.is_good() {
+        return Err(ENOBUFS);
+    }
+    if at % BLOCK != 0 || len > upper {
+        Count::Misfit.bump();
+        return Err(ENOBUFS);
+    }
+    let whole = len
+        .checked_next_multiple_of(BLOCK as usize)
+        .ok_or(ENOBUFS)?;
+    let disk = &object.cache().disk;
+    let _acting = disk.cred.assume();
+    let end = at.checked_add(whole as u64).ok_or(EFBIG)?;
+    if is_new || !has_data(object, file, at, end)? {
+        return disk.has_room_for(whole as u64, Need::Write).map(|()| whole);
+    }
+    // Part of it may be there already, but statfs does not tell how much that saves.
+    if disk.has_room_for(whole as u64, Need::Check).is_ok() || is_full(file, at, end)? {
+        return Ok(whole);
+    }
+    // What is there would be half of what is new: make it a hole. C then goes on to write all the
+    // same, below the limit.
+    Count::NoSpaceToWrite.bump();
+    let punch = || inject::remove().and_then(|()| file.punch_hole(at, whole as u64));
+    object
+        .backing
+        .known
+        .while_changing(punch)
+        .map_err(|error| {
+            trace::io_error(object.debug_id, file, error, Where::Fallocate);
+            object.io_error(format_args!(
+                "Punching a hole failed with error {}",
+                error.to_errno()
+            ));
+            EIO
+        })?;
+    disk.has_room_for(whole as u64, Need::Check).map(|()| whole)
+}
+
+fn has_data(object: &Object, file: &File, at: u64, end: u64) -> Result<bool> {
+    let data = inject::read()
+        .and_then(|()| file.next_data(at))
+        .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?;
+    Ok(matches!(data, Extent::At(data) if data < end))
+}
+
+fn is_full(file: &File, at: u64, end: u64) -> Result<bool> {
+    inject::read()?;
+    if !matches!(file.next_data(at)?, Extent::At(data) if data == at) {
+        return Ok(false);
+    }
+    Ok(matches!(file.next_hole(at)?, Extent::At(hole) if hole >= end))
+}
+
+/// Writes all of `from` at `at`, for which there is room (`cachefiles_write()`).
+pub(crate) fn write(
+    object: Arc<Object>,
+    file: &File,
+    at: u64,
+    from: &mut IovIter<'_>,
+    done: Termination,
+) {
+    let len = from.count();
+    submit(object, file, at, from, len, 0, done);
+}
+
+/// Writes the whole blocks of a subrequest (`cachefiles_issue_write()`).
+pub(crate) fn issue(object: Arc<Object>, file: &File, mut write: WriteSubrequest) {
+    let fit = fit(
+        write.start(),
+        write.len(),
+        write.file_size(),
+        write.extendable(),
+        BLOCK,
+    );
+    if fit.head > 0 || fit.tail > 0 {
+        not_stored(&object);
+    }
+    if fit.body == 0 {
+        Count::Misfit.bump();
+        let len = write.len();
+        return write.finish(Ok(len));
+    }
+    write.skip(fit.head);
+    write.extend(fit.more);
+    let at = write.start();
+    if let Err(error) = prepare(&object, file, at, fit.body, fit.body, true) {
+        return write.finish(Err(error));
+    }
+    write.submit(|from, done| submit(object, file, at, from, fit.body, fit.tail, done));
+}
+
+fn submit(
+    object: Arc<Object>,
+    file: &File,
+    at: u64,
+    from: &IovIter<'_>,
+    len: usize,
+    left_out: usize,
+    done: Termination,
+) {
+    Count::Write.bump();
+    let job = Write {
+        writing: object.cache().disk.count_write(len as u64),
+        object,
+        want: len,
+        left_out,
+        done,
+    };
+    trace::write(job.object.debug_id, file, at, len);
+    match inject::write() {
+        Ok(()) => aio::write(file, at, from, len, job),
+        Err(error) => job.done(file, Err(error), false),
+    }
+}
+
+impl Done for Write {
+    fn done(self, file: &File, result: Result<usize>, was_async: bool) {
+        if let Err(error) = result {
+            trace::io_error(self.object.debug_id, file, error, Where::Write);
+        }
+        // Whoever reads next has to look at the file.
+        self.object.cookie.set(CookieFlag::HaveData);
+        let result = match result {
+            Ok(count) if count == self.want => Ok(count + self.left_out),
+            // The netfs tries the rest again, if there is one.
+            Ok(0) => Err(EIO),
+            other => other,
+        };
+        if result.is_err() {
+            // Whoever wrote: the file system may have allocated blocks and not written them. It calls
+            // such a block a hole only as long as nobody has read it through the page cache; then it
+            // is zeros. They cannot be freed here, where nothing may sleep.
+            self.object.backing.trust.spoil();
+        }
+        drop(self.writing);
+        // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
+        // object, so that ours is not the last reference, which could not be dropped here.
+        drop(self.object);
+        self.done.finish(result, was_async);
+    }
+}

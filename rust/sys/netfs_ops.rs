@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The operations of the netfs library that the ordinary mode alone has: what a netfs calls that
+//! fills the cache itself. Made from the same trait as `fscache_ops.rs`, whose rules hold here.
+
+use super::bindings;
+use super::errno::ENOBUFS;
+use super::file::File;
+use super::fscache_ops::{Backend, Table};
+use super::iov_iter::IovIter;
+use super::netfs::{Resources, Source, Termination, Want};
+use super::subrequest::{ReadSubrequest, WriteSubrequest};
+use core::ptr::NonNull;
+use kernel::error::Result;
+use kernel::sync::ArcBorrow;
+
+/// The object of an operation and its file, when it has both.
+///
+/// # Safety
+///
+/// The operation must not end while the result lives.
+unsafe fn ready<'a, B: Backend>(
+    resources: &Resources<'_>,
+    want: Want,
+) -> Option<(ArcBorrow<'a, B::Object>, File)> {
+    if !resources.has_file() && !resources.wait_for(want) {
+        return None;
+    }
+    // SAFETY: The operation has access to the cookie, for as long as our caller says.
+    let object = unsafe { Table::<B>::object((*resources.as_ptr()).cache_priv.cast()) }?;
+    Some((object, resources.file()?))
+}
+
+#[expect(
+    clippy::missing_safety_doc,
+    reason = "the netfs library calls each as it does any table of this kind"
+)]
+impl<B: Backend> Table<B> {
+    pub(super) unsafe extern "C" fn prepare_read(
+        subreq: *mut bindings::netfs_io_subrequest,
+        i_size: u64,
+    ) -> bindings::netfs_io_source {
+        let Some(subreq) = NonNull::new(subreq) else {
+            return Source::Server.into_raw();
+        };
+        // SAFETY: The library prepares a subrequest of an operation that has begun, alone.
+        let mut read = unsafe { ReadSubrequest::from_raw(subreq) };
+        // SAFETY: The subrequest is the library's, which does not end the operation meanwhile.
+        let resources = unsafe { Resources::from_raw(read.resources().as_ptr()) };
+        B::prepare_read(
+            resources.cookie(),
+            // SAFETY: The operation goes on until long after this call.
+            || unsafe { ready::<B>(&resources, Want::Read) },
+            &mut read,
+            i_size,
+        )
+        .into_raw()
+    }
+
+    pub(super) unsafe extern "C" fn query_occupancy(
+        raw: *mut bindings::netfs_cache_resources,
+        start: bindings::loff_t,
+        len: usize,
+        granularity: usize,
+        data_start: *mut bindings::loff_t,
+        data_len: *mut usize,
+    ) -> i32 {
+        let found = || -> Result<(i64, usize)> {
+            // SAFETY: The operation has begun and does not end during this call.
+            let (object, file) = unsafe {
+                let resources = Resources::from_raw(raw);
+                ready::<B>(&resources, Want::Read).ok_or(ENOBUFS)?
+            };
+            let start = u64::try_from(start)?;
+            let range = start..start.saturating_add(len as u64);
+            let data = B::query_occupancy(object, &file, range, granularity as u64)?;
+            Ok((data.start.try_into()?, (data.end - data.start).try_into()?))
+        };
+        let (ret, at, len) = match found() {
+            Ok((at, len)) => (0, at, len),
+            Err(error) => (error.to_errno(), -1, 0),
+        };
+        // SAFETY: Both are the caller's to be written.
+        unsafe {
+            *data_start = at;
+            *data_len = len;
+        }
+        ret
+    }
+
+    pub(super) unsafe extern "C" fn prepare_write(
+        raw: *mut bindings::netfs_cache_resources,
+        start: *mut bindings::loff_t,
+        len: *mut usize,
+        upper_len: usize,
+        _i_size: bindings::loff_t,
+        no_space_allocated_yet: bool,
+    ) -> i32 {
+        // SAFETY: The operation has begun and does not end during this call; the numbers are the
+        // caller's.
+        let (ready, start, len) = unsafe {
+            let resources = Resources::from_raw(raw);
+            (ready::<B>(&resources, Want::Write), *start, &mut *len)
+        };
+        let (Some((object, file)), Ok(at)) = (ready, u64::try_from(start)) else {
+            return ENOBUFS.to_errno();
+        };
+        match B::prepare_write(object, &file, at, *len, upper_len, no_space_allocated_yet) {
+            Ok(whole) => {
+                *len = whole;
+                0
+            }
+            Err(error) => error.to_errno(),
+        }
+    }
+
+    pub(super) unsafe extern "C" fn write(
+        raw: *mut bindings::netfs_cache_resources,
+        start: bindings::loff_t,
+        iter: *mut bindings::iov_iter,
+        func: bindings::netfs_io_terminated_t,
+        private: *mut kernel::ffi::c_void,
+    ) -> i32 {
+        // SAFETY: The operation has begun; it ends after the termination at the earliest, which is
+        // called last. The iterator is the caller's for this call; the function is the netfs's, to
+        // be called once.
+        let (resources, mut from, done) = unsafe {
+            (
+                Resources::from_raw(raw),
+                IovIter::from_raw(iter),
+                Termination::from_raw(func, private),
+            )
+        };
+        let able = resources.wait_for(Want::Write);
+        // SAFETY: As above.
+        let ready = unsafe { ready::<B>(&resources, Want::Write) };
+        match (ready, u64::try_from(start)) {
+            (Some((object, file)), Ok(at)) if able => {
+                B::write(object, &file, at, &mut from, done);
+                // The completion has the result, or will have it.
+                0
+            }
+            _ => {
+                done.finish(Err(ENOBUFS), false);
+                ENOBUFS.to_errno()
+            }
+        }
+    }
+
+    pub(super) unsafe extern "C" fn prepare_write_subreq(
+        subreq: *mut bindings::netfs_io_subrequest,
+    ) {
+        let Some(ptr) = NonNull::new(subreq) else {
+            return;
+        };
+        // SAFETY: The subrequest is being prepared by our caller, alone, and its operation has
+        // begun.
+        unsafe {
+            bindings::cfrs_set_write_limits(subreq);
+            let read = ReadSubrequest::from_raw(ptr);
+            if ready::<B>(&read.resources(), Want::Write).is_none() {
+                bindings::cfrs_refuse_prepare_write(subreq);
+            }
+        }
+    }
+
+    pub(super) unsafe extern "C" fn issue_write(subreq: *mut bindings::netfs_io_subrequest) {
+        let Some(subreq) = NonNull::new(subreq) else {
+            return;
+        };
+        // SAFETY: The subrequest is ours to finish, and its operation goes on until then.
+        let write = unsafe { WriteSubrequest::from_raw(subreq) };
+        let able = write.resources().wait_for(Want::Write);
+        // SAFETY: The object is not used after the subrequest is finished but through references
+        // of its own.
+        match unsafe { ready::<B>(&write.resources(), Want::Write) } {
+            Some((object, file)) if able => B::issue_write(object, &file, write),
+            _ => write.finish(Err(ENOBUFS)),
+        }
+    }
+}

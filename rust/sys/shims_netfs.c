@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The C halves of subrequest.rs: what lies in netfs's requests, whose layout
+ * differs between kernel versions.  Nothing here knows CacheFiles.
+ */
+#include <linux/bio.h>
+#include "shims.h"
+
+void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
+		      struct cfrs_subreq *parts)
+{
+	struct netfs_io_request *req = subreq->rreq;
+
+	*parts = (struct cfrs_subreq){
+		.resources	= &req->cache_resources,
+		.iter		= &subreq->io_iter,
+		.len		= &subreq->len,
+		.transferred	= &subreq->transferred,
+		.flags		= &subreq->flags,
+		.start		= subreq->start,
+		.file_size	= req->i_size,
+		.inode		= req->inode->i_ino,
+	};
+	/* The stream tells of the subrequest built last, not of one retried. */
+	if (!test_bit(NETFS_SREQ_RETRYING, &subreq->flags))
+		parts->extendable =
+			req->io_streams[subreq->stream_nr].submit_extendable_to;
+}
+
+void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes)
+{
+	iter->count += bytes;
+}
+
+void cfrs_set_write_limits(struct netfs_io_subrequest *subreq)
+{
+	struct netfs_io_stream *stream =
+		&subreq->rreq->io_streams[subreq->stream_nr];
+
+	stream->sreq_max_len = MAX_RW_COUNT;
+	stream->sreq_max_segs = BIO_MAX_VECS;
+}
+
+void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq)
+{
+	netfs_prepare_write_failed(subreq);
+}

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Subrequests of the netfs library: one part of an I/O that concerns the cache.
+
+use super::bindings;
+use super::iov_iter::IovIter;
+use super::netfs::{ReadFlags, Resources, Termination};
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+use kernel::error::Result;
+
+/// A read that is being prepared.
+///
+/// # Invariants
+///
+/// The pointers of `parts` are valid, and only ours, for `'a`; its operation has begun.
+pub(crate) struct ReadSubrequest<'a> {
+    parts: bindings::cfrs_subreq,
+    _call: PhantomData<&'a mut usize>,
+}
+
+impl ReadSubrequest<'_> {
+    /// # Safety
+    ///
+    /// `raw` must be a subrequest whose operation has begun, and nobody else's while the result
+    /// lives.
+    pub(super) unsafe fn from_raw(raw: NonNull<bindings::netfs_io_subrequest>) -> Self {
+        let mut parts = bindings::cfrs_subreq::default();
+        // SAFETY: The subrequest is valid, as is what it points to.
+        unsafe { bindings::cfrs_open_subreq(raw.as_ptr(), &mut parts) };
+        // INVARIANT: The caller promises it.
+        ReadSubrequest {
+            parts,
+            _call: PhantomData,
+        }
+    }
+
+    pub(super) fn resources(&self) -> Resources<'_> {
+        // SAFETY: The operation has begun and does not end while the subrequest is prepared.
+        unsafe { Resources::from_raw(self.parts.resources) }
+    }
+
+    /// Where it starts.
+    pub(crate) fn start(&self) -> u64 {
+        self.parts.start
+    }
+
+    /// Bytes that are wanted.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: Valid by the type invariant.
+        unsafe { *self.parts.len }
+    }
+
+    /// Makes it shorter.
+    pub(crate) fn shorten(&mut self, len: usize) {
+        debug_assert!(len > 0 && len <= self.len());
+        // SAFETY: Valid and ours by the type invariant.
+        unsafe { *self.parts.len = len }
+    }
+
+    /// Its flags.
+    pub(crate) fn flags(&mut self) -> ReadFlags<'_> {
+        // SAFETY: Valid and ours by the type invariant.
+        unsafe { ReadFlags::from_raw(self.parts.flags) }
+    }
+
+    /// The number of the netfs's inode.
+    pub(crate) fn inode(&self) -> u64 {
+        self.parts.inode as u64
+    }
+}
+
+/// A write to the cache that has been handed to us: to be finished, once, on every path. Dropping
+/// it reports `EIO`.
+///
+/// # Invariants
+///
+/// The pointers of `parts` are valid and only ours until `done` is finished.
+pub(crate) struct WriteSubrequest {
+    parts: bindings::cfrs_subreq,
+    done: Termination,
+}
+
+impl WriteSubrequest {
+    /// # Safety
+    ///
+    /// `raw` must be a subrequest of an operation that has begun, and the caller's to finish.
+    pub(super) unsafe fn from_raw(raw: NonNull<bindings::netfs_io_subrequest>) -> Self {
+        let mut parts = bindings::cfrs_subreq::default();
+        // SAFETY: The subrequest is valid, as is what it points to.
+        unsafe { bindings::cfrs_open_subreq(raw.as_ptr(), &mut parts) };
+        // SAFETY: The library's function takes the subrequest, once, from any context.
+        let done = unsafe {
+            Termination::from_raw(
+                Some(bindings::netfs_write_subrequest_terminated),
+                raw.as_ptr().cast(),
+            )
+        };
+        // INVARIANT: The caller promises it.
+        WriteSubrequest { parts, done }
+    }
+
+    pub(super) fn resources(&self) -> Resources<'_> {
+        // SAFETY: The operation does not end before the subrequest is finished.
+        unsafe { Resources::from_raw(self.parts.resources) }
+    }
+
+    fn transferred(&self) -> usize {
+        // SAFETY: Valid by the type invariant.
+        unsafe { *self.parts.transferred }
+    }
+
+    /// Where the bytes that are left go.
+    pub(crate) fn start(&self) -> u64 {
+        self.parts.start + self.transferred() as u64
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: Valid by the type invariant.
+        unsafe { *self.parts.len - self.transferred() }
+    }
+
+    /// The size of the netfs's file.
+    pub(crate) fn file_size(&self) -> u64 {
+        self.parts.file_size
+    }
+
+    /// How many bytes behind the end there are in memory to go with it.
+    pub(crate) fn extendable(&self) -> usize {
+        self.parts.extendable
+    }
+
+    /// Passes over the next `bytes`, at most all that are left, as if they were written.
+    pub(crate) fn skip(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.len());
+        self.iter().advance(bytes);
+        // SAFETY: Valid and ours by the type invariant.
+        unsafe { *self.parts.transferred += bytes };
+    }
+
+    /// Makes it longer by `bytes`, at most as many as it is extendable by.
+    pub(crate) fn extend(&mut self, bytes: usize) {
+        let bytes = bytes.min(self.parts.extendable);
+        self.parts.extendable -= bytes;
+        // SAFETY: Valid and ours by the type invariant. The library promises that the memory of the
+        // last folio goes on for as long as the subrequest was extendable.
+        unsafe {
+            *self.parts.len += bytes;
+            self.iter().extend(bytes);
+        }
+    }
+
+    fn iter(&mut self) -> IovIter<'_> {
+        // SAFETY: Valid and ours by the type invariant.
+        unsafe { IovIter::from_raw(self.parts.iter) }
+    }
+
+    /// Turns it into what is to be written and what is to be called then. The iterator is valid
+    /// until that has been called.
+    pub(crate) fn submit(self, write: impl FnOnce(&IovIter<'_>, Termination)) {
+        // SAFETY: Valid and ours by the type invariant. `write` gets the termination, after which
+        // the iterator may be gone: it only copies it before, as `aio::write` does.
+        let iter = unsafe { IovIter::from_raw(self.parts.iter) };
+        write(&iter, self.done);
+    }
+
+    /// Finishes it.
+    pub(crate) fn finish(self, result: Result<usize>) {
+        self.done.finish(result, false);
+    }
+}
