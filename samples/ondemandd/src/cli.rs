@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use bytesize::ByteSize;
 use cachefiles_client::cache::limits::Levels;
-use cachefiles_client::{CacheConfig, DEVICE_PATH};
+use cachefiles_client::{CacheConfig, Layout, DEVICE_PATH};
 use clap::{Args, Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
@@ -100,6 +100,14 @@ pub struct CacheArgs {
     #[arg(long, value_name = "NAME", value_parser = line)]
     tag: Option<String>,
 
+    /// What to speak with the kernel
+    ///
+    /// v5 is that of the fifth version of the series that brought on-demand mode; it takes the
+    /// cachefiles module that is written in Rust. A device that is taken over (--restore, or kept by
+    /// systemd) goes on with the protocol that it was bound with.
+    #[arg(long, value_name = "PROTOCOL", default_value = "mainline")]
+    protocol: Protocol,
+
     /// The security context to make cache files under
     #[arg(long, value_name = "CONTEXT", value_parser = line)]
     secctx: Option<String>,
@@ -166,7 +174,8 @@ pub struct DeviceArgs {
     ///
     /// The unit wants Type=notify, NotifyAccess=main, Restart=on-failure and
     /// FileDescriptorStoreMax=1; ondemandd.service beside the source is one. Requests wait until
-    /// the service is back.
+    /// the service is back. What is cached is not fetched again; the prefetch of a blob goes on
+    /// when a program misses something of it.
     #[arg(long, conflicts_with = "device_fd")]
     pub keep_device: bool,
 }
@@ -194,6 +203,15 @@ pub struct ReportArgs {
     pub log_format: LogFormat,
 }
 
+/// The two protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// That of Linux 5.19 to 7.2.
+    Mainline,
+    /// That of the posted series.
+    V5,
+}
+
 /// The form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -218,6 +236,14 @@ impl Cli {
             files: levels(c.frun, c.fcull, c.fstop),
             blocks: levels(c.brun, c.bcull, c.bstop),
             secctx: c.secctx.clone(),
+        }
+    }
+
+    /// The protocol to bind with.
+    pub fn layout(&self) -> Layout {
+        match self.cache.protocol {
+            Protocol::Mainline => Layout::Mainline,
+            Protocol::V5 => Layout::V5,
         }
     }
 
@@ -304,6 +330,15 @@ mod tests {
         assert_eq!(cli.origin(), Origin::Path(DEVICE_PATH.into()));
         assert_eq!(cli.start(), Start::Bind);
         assert!(matches!(cli.prefetch.policy, Policy::Off));
+        assert_eq!(cli.layout(), Layout::Mainline);
+    }
+
+    #[test]
+    fn there_are_two_protocols() {
+        let layout = |name| parse(&["--protocol", name]).map(|cli| cli.layout());
+        assert_eq!(layout("mainline").ok(), Some(Layout::Mainline));
+        assert_eq!(layout("v5").ok(), Some(Layout::V5));
+        assert!(layout("v6").is_err());
     }
 
     #[test]

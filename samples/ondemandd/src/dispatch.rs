@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{bail, Context, Result};
-use cachefiles_client::Request;
+use cachefiles_client::{Layout, Request};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{poll, PollFd, PollFlags};
@@ -65,6 +65,8 @@ pub struct Dispatcher {
     pub signals: Signals,
     /// Where the counters go.
     pub stats_file: Option<PathBuf>,
+    /// Whether somebody else keeps the device when we end.
+    pub kept: bool,
 }
 
 impl Dispatcher {
@@ -147,26 +149,37 @@ impl Dispatcher {
                 volume_key,
                 cookie_key,
                 ..
-            } => Work::Open(PendingOpen {
-                msg_id,
-                object_id,
-                file: object,
-                volume_key,
-                cookie_key,
-            }),
+            } => {
+                debug!(msg_id, object_id, "asked to OPEN");
+                Work::Open(PendingOpen {
+                    msg_id,
+                    object_id,
+                    file: object,
+                    volume_key,
+                    cookie_key,
+                })
+            }
             Request::Read {
                 msg_id,
                 object_id,
                 offset,
                 len,
-            } => match self.shared.objects.get(object_id) {
-                Some(object) => Work::Read(PendingRead::new(object, msg_id, offset, len)),
-                None => {
-                    // There is no descriptor to complete it through.
-                    self.shared.stats.strays.add(1);
-                    return warn!(object_id, msg_id, offset, len, "READ of an unknown object");
+            } => {
+                debug!(msg_id, object_id, offset, len, "asked to READ");
+                match self.shared.objects.get(object_id) {
+                    Some(object) => Work::Read(PendingRead::new(object, msg_id, offset, len)),
+                    None => {
+                        self.shared.stats.strays.add(1);
+                        // In mainline there is no descriptor to complete it through.
+                        if self.shared.device.layout() == Layout::V5 {
+                            if let Err(error) = self.shared.device.cread(msg_id) {
+                                debug!(msg_id, %error, "READ not completed");
+                            }
+                        }
+                        return warn!(object_id, msg_id, offset, len, "READ of an unknown object");
+                    }
                 }
-            },
+            }
             Request::Close { object_id, .. } => {
                 return match self.shared.objects.remove(object_id) {
                     Some(object) => {
@@ -187,7 +200,12 @@ impl Dispatcher {
     /// Answers what has been read, ends all threads and reports for the last time.
     pub fn finish(self) {
         let objects = self.shared.objects.len();
-        if objects > 0 {
+        if objects > 0 && self.kept {
+            info!(
+                objects,
+                "images are still mounted: whoever reads waits for the next daemon"
+            );
+        } else if objects > 0 {
             warn!(
                 objects,
                 "images are still mounted: what is not in memory cannot be read"

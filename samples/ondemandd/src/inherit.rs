@@ -5,9 +5,11 @@
 //! Lives here: taking over a descriptor by its number, systemd's LISTEN_FDS and NOTIFY_SOCKET, and
 //! the line that says that we are ready.  Never here: what the descriptors are used for.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::process;
 
 use rustix::io::Errno;
 use rustix::process::{getpid, pidfd_getfd, pidfd_open, PidfdFlags, PidfdGetfdFlags};
@@ -31,6 +33,12 @@ pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
 
 /// The device that an earlier run of this service left with systemd.
 pub fn stored_device() -> io::Result<Option<OwnedFd>> {
+    // What a parent was given and has passed on is none of ours; sd-notify would complain that
+    // there are names and no descriptors.
+    let addressee = env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok());
+    if addressee != Some(process::id()) {
+        return Ok(None);
+    }
     let mut fds = sd_notify::listen_fds_with_names(false)?;
     match fds.find(|(_, name)| name == STORED_DEVICE) {
         Some((fd, _)) => duplicate(fd).map(Some),

@@ -77,7 +77,7 @@ fn serve(cli: Cli) -> Result<()> {
     let source = Directory::open(&cli.blobs)
         .with_context(|| format!("cannot open the blob directory {}", cli.blobs.display()))?;
     let config = cli.cache_config();
-    let (device, start) = session::obtain(&cli.origin(), &config, cli.start())?;
+    let (device, start) = session::obtain(&cli.origin(), &config, cli.start(), cli.layout())?;
     let device = Arc::new(device);
 
     let traffic = Arc::<Traffic>::default();
@@ -103,6 +103,7 @@ fn serve(cli: Cli) -> Result<()> {
         traffic,
         signals,
         stats_file: cli.report.stats_file,
+        kept: cli.device.keep_device || start == Start::Restore,
     };
 
     // All who answer requests are there: now they may come.

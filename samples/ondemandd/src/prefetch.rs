@@ -213,7 +213,9 @@ impl Fetcher {
                     break;
                 };
                 let end = missing.end.min(missing.start + CHUNK as u64);
-                bytes += self.fetch(&object, missing.start..end)?;
+                let fetched = self.fetch(&object, missing.start..end)?;
+                debug!(blob = %object.name, offset = missing.start, bytes = fetched, "PREFETCH");
+                bytes += fetched;
                 at = end;
             }
         }

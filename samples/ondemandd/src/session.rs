@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 
-use cachefiles_client::{CacheConfig, Device};
+use cachefiles_client::{CacheConfig, Device, Layout};
 use rustix::io::Errno;
 use thiserror::Error;
 use tracing::info;
@@ -115,8 +115,8 @@ fn hint(step: Step, errno: Option<Errno>) -> &'static str {
              choose another --tag"
         }
         (Bind, Errno::INVAL) => {
-            "the kernel was built without CONFIG_CACHEFILES_ONDEMAND, or the directory is on an \
-             id-mapped mount"
+            "the kernel was built without CONFIG_CACHEFILES_ONDEMAND, or does not speak this \
+             --protocol, or the directory is on an id-mapped mount"
         }
         (Bind, Errno::RANGE) => "limits must keep 0 <= stop < cull < run < 100",
         (Bind, Errno::PERM | Errno::ACCESS) => {
@@ -129,11 +129,13 @@ fn hint(step: Step, errno: Option<Errno>) -> &'static str {
     }
 }
 
-/// Gets the device; says also how it must be started.
+/// Gets the device; says also how it must be started.  What a device that is taken over was left
+/// with is new again from now on, for whoever reads it.
 pub fn obtain(
     origin: &Origin,
     config: &CacheConfig,
     start: Start,
+    layout: Layout,
 ) -> Result<(Device, Start), SetupError> {
     let failed = |step, device: String| {
         move |error| SetupError {
@@ -146,24 +148,48 @@ pub fn obtain(
     let open = |path: &Path| {
         Device::open_path(path).map_err(failed(Step::Open, path.display().to_string()))
     };
-    match origin {
-        Origin::Path(path) => Ok((open(path)?, start)),
+    let (device, name, start) = match origin {
+        Origin::Path(path) => (open(path)?, path.display().to_string(), start),
         Origin::Inherited(fd) => {
             let name = format!("descriptor {fd}");
-            let fd = inherit::duplicate(*fd).map_err(failed(Step::Inherit, name))?;
-            Ok((Device::from(fd), start))
+            let fd = inherit::duplicate(*fd).map_err(failed(Step::Inherit, name.clone()))?;
+            (Device::from(fd), name, start)
         }
         Origin::Stored(path) => {
             let name = "the device kept by systemd".to_owned();
-            match inherit::stored_device().map_err(failed(Step::Inherit, name))? {
-                Some(fd) => Ok((Device::from(fd), Start::Restore)),
-                None => Ok((open(path)?, Start::Bind)),
+            match inherit::stored_device().map_err(failed(Step::Inherit, name.clone()))? {
+                Some(fd) => (Device::from(fd), name, Start::Restore),
+                None => (open(path)?, name, Start::Bind),
             }
         }
+    };
+    let device = device.with_layout(layout);
+    match start {
+        Start::Bind => Ok((device, start)),
+        Start::Restore => match take_over(device) {
+            Ok(device) => Ok((device, start)),
+            Err(error) => Err(failed(Step::Restore, name)(error)),
+        },
     }
 }
 
-/// Puts the cache in service: from now on requests may come.
+/// Takes over what another daemon has bound, in the protocol that it has bound it with.
+fn take_over(device: Device) -> io::Result<Device> {
+    match device.restore() {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {}
+        result => return result.map(|()| device),
+    }
+    let wanted = device.layout();
+    let device = device.with_layout(match wanted {
+        Layout::Mainline => Layout::V5,
+        Layout::V5 => Layout::Mainline,
+    });
+    device.restore()?;
+    info!(bound = %device.layout(), %wanted, "the cache speaks what it was bound with");
+    Ok(device)
+}
+
+/// Puts the cache in service: from now on requests may come, or those of a cache taken over.
 pub fn start(device: &Device, config: &CacheConfig, start: Start) -> Result<(), SetupError> {
     let failed = |step| {
         move |error| SetupError {
@@ -177,11 +203,11 @@ pub fn start(device: &Device, config: &CacheConfig, start: Start) -> Result<(), 
         Start::Bind => {
             device.configure(config).map_err(failed(Step::Configure))?;
             device.bind_ondemand().map_err(failed(Step::Bind))?;
-            info!(dir = %config.dir.display(), tag = config.tag, "cache bound");
+            let protocol = device.layout();
+            info!(dir = %config.dir.display(), tag = config.tag, %protocol, "cache bound");
         }
         Start::Restore => {
-            device.restore().map_err(failed(Step::Restore))?;
-            info!("cache taken over");
+            info!(protocol = %device.layout(), "cache taken over");
         }
     }
     Ok(())
@@ -195,15 +221,41 @@ mod tests {
     fn a_missing_device_says_what_to_do() {
         let config = CacheConfig::new("/var/cache/fscache");
         let origin = Origin::Path("/nonexistent/cachefiles".into());
-        let error = obtain(&origin, &config, Start::Bind).unwrap_err();
+        let error = obtain(&origin, &config, Start::Bind, Layout::Mainline).unwrap_err();
         assert!(error.to_string().contains("modprobe cachefiles"), "{error}");
     }
 
     #[test]
     fn a_missing_descriptor_is_named() {
         let config = CacheConfig::new("/");
-        let error = obtain(&Origin::Inherited(987_654), &config, Start::Restore).unwrap_err();
+        let error = obtain(
+            &Origin::Inherited(987_654),
+            &config,
+            Start::Restore,
+            Layout::V5,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("descriptor 987654"), "{error}");
         assert!(error.to_string().contains("left open"), "{error}");
+    }
+
+    /// A device that takes every command, as C's and a device of ours that speaks `layout` do.
+    #[test]
+    fn a_takeover_says_restore_with_its_protocol() {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::net::UnixDatagram;
+        let (ours, kernel) = UnixDatagram::pair().unwrap();
+        let config = CacheConfig::new("/");
+        for (layout, line) in [
+            (Layout::Mainline, "restore mainline"),
+            (Layout::V5, "restore v5"),
+        ] {
+            let origin = Origin::Inherited(ours.as_raw_fd());
+            let (device, start) = obtain(&origin, &config, Start::Restore, layout).unwrap();
+            assert_eq!((device.layout(), start), (layout, Start::Restore));
+            let mut buf = [0; 64];
+            let len = kernel.recv(&mut buf).unwrap();
+            assert_eq!(&buf[..len], line.as_bytes());
+        }
     }
 }

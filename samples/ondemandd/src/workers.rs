@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use cachefiles_client::{Device, ObjectFd};
+use cachefiles_client::{Device, Layout, ObjectFd};
 use crossbeam_channel::{Receiver, Sender};
 use rustix::io::Errno;
 use tracing::{debug, error, info, warn};
@@ -107,7 +107,7 @@ impl PendingRead {
             Ok(bytes) => {
                 stats.reads.add(1);
                 stats.read_bytes.add(bytes);
-                debug!(blob = %object.name, offset = range.start, bytes, "READ");
+                debug!(msg_id = self.msg_id, blob = %object.name, offset = range.start, bytes, "READ");
             }
             Err(error) => {
                 stats.read_errors.add(1);
@@ -135,7 +135,9 @@ impl PendingOpen {
         let Self {
             msg_id, object_id, ..
         } = self;
-        match find(&*shared.source, &self.cookie_key) {
+        let found = find(&*shared.source, &self.cookie_key)
+            .and_then(|found| tellable(found, shared.device.layout()));
+        match found {
             Ok((name, blob)) => self.accept(name, blob, shared),
             Err((errno, why)) => {
                 shared.stats.open_errors.add(1);
@@ -143,7 +145,7 @@ impl PendingOpen {
                     blob = %Printable(&self.cookie_key), "OPEN refused: {why}");
                 // The fd is closed first: the kernel may send nothing more for this object.
                 drop(self.file);
-                if let Err(error) = shared.device.copen(msg_id, Err(errno)) {
+                if let Err(error) = shared.device.open_reply(msg_id, Err(errno)) {
                     debug!(msg_id, %error, "OPEN not answered");
                 }
             }
@@ -164,7 +166,7 @@ impl PendingOpen {
                 "the kernel opened this number twice without a CLOSE"
             );
         }
-        if let Err(error) = shared.device.copen(self.msg_id, Ok(size)) {
+        if let Err(error) = shared.device.open_reply(self.msg_id, Ok(size)) {
             // Whoever mounted was killed meanwhile; no CLOSE will come for this object.
             warn!(blob = %object.name, %error, "OPEN not answered");
             shared.stats.open_errors.add(1);
@@ -194,6 +196,17 @@ fn find(source: &dyn BlobSource, key: &[u8]) -> Result<(BlobName, Arc<dyn Blob>)
             });
             Err((errno, error.to_string()))
         }
+    }
+}
+
+/// In v5 a size of 0 is the word for a refusal.
+fn tellable<T>(
+    found: (T, Arc<dyn Blob>),
+    layout: Layout,
+) -> Result<(T, Arc<dyn Blob>), (Errno, String)> {
+    match (found.1.size(), layout) {
+        (0, Layout::V5) => Err((Errno::INVAL, "it is empty, which v5 cannot say".into())),
+        _ => Ok(found),
     }
 }
 
@@ -313,5 +326,16 @@ mod tests {
         assert_eq!(errno(b"there"), Some(Errno::NOENT));
         assert_eq!(errno(b"../here"), Some(Errno::INVAL));
         assert_eq!(errno(b".."), Some(Errno::INVAL));
+    }
+
+    #[test]
+    fn an_empty_blob_is_not_for_v5() {
+        let errno = |size, layout| {
+            let blob: Arc<dyn Blob> = Arc::new(FakeBlob::new(size));
+            tellable(((), blob), layout).err().map(|(errno, _)| errno)
+        };
+        assert_eq!(errno(0, Layout::Mainline), None);
+        assert_eq!(errno(0, Layout::V5), Some(Errno::INVAL));
+        assert_eq!(errno(1, Layout::V5), None);
     }
 }

@@ -6,7 +6,10 @@
 //! that nobody asked for, or a second try of a command.
 
 use crate::{
-    protocol::{command::Verb, message::MSG_MAX},
+    protocol::{
+        command::Verb,
+        message::{Layout, MSG_MAX},
+    },
     CacheConfig, Request,
 };
 use rustix::{
@@ -15,22 +18,30 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    io,
+    fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 /// Where the device is.
 pub const DEVICE_PATH: &str = "/dev/cachefiles";
 
-/// An open `/dev/cachefiles`.
+/// What a plain `bind ondemand` means to a module that speaks both protocols.  C's has no such
+/// parameter.
+const PROTOCOL_PARAMETER: &str = "/sys/module/cachefiles/parameters/ondemand_protocol";
+
+/// An open `/dev/cachefiles`, and the protocol that is spoken through it: mainline, unless
+/// [`with_layout`](Device::with_layout) says otherwise.
 ///
 /// All methods take `&self`, and several threads may use one device at once; a request goes to
 /// exactly one of those that read.
 #[derive(Debug)]
 pub struct Device {
-    fd: OwnedFd,
+    /// Objects of v5 are answered through it too, as long as it is open.
+    fd: Arc<OwnedFd>,
+    layout: Layout,
 }
 
 impl Device {
@@ -52,7 +63,19 @@ impl Device {
     pub fn open_path(path: &Path) -> io::Result<Device> {
         // Reads never block in the driver, so O_NONBLOCK would change nothing.
         let fd = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Device { fd })
+        Ok(fd.into())
+    }
+
+    /// The same device, spoken to in this protocol: before it is bound, or where another daemon has
+    /// bound it with this one.
+    #[must_use]
+    pub fn with_layout(self, layout: Layout) -> Device {
+        Device { layout, ..self }
+    }
+
+    /// The protocol that is spoken.
+    pub fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// Writes one command: exactly these bytes, in one write(2).
@@ -61,13 +84,7 @@ impl Device {
     ///
     /// What the command failed with.
     pub fn command(&self, line: &[u8]) -> io::Result<()> {
-        match rustix::io::write(&self.fd, line)? {
-            written if written == line.len() => Ok(()),
-            written => Err(io::Error::new(
-                io::ErrorKind::WriteZero,
-                format!("{written} of the {} bytes of a command taken", line.len()),
-            )),
-        }
+        write_line(&self.fd, line)
     }
 
     /// Sends all settings: directory, tag, limits, security context.
@@ -82,20 +99,36 @@ impl Device {
             .try_for_each(|line| self.command(line))
     }
 
-    /// Puts the cache in service, in on-demand mode.
+    /// Puts the cache in service, in on-demand mode and with our protocol.
     ///
     /// # Errors
     ///
-    /// Those of `bind`: the kernel's log says in words what is wrong.
+    /// Those of `bind`: the kernel's log says in words what is wrong.  EINVAL also if the module
+    /// does not know the protocol.
     pub fn bind_ondemand(&self) -> io::Result<()> {
-        self.command(b"bind ondemand")
+        let parameter = fs::read_to_string(PROTOCOL_PARAMETER).ok();
+        self.command(bind_line(self.layout, parameter.as_deref()))
     }
 
-    /// Answers an OPEN, with the object's size in bytes or an error for whoever mounts.
+    /// Answers an OPEN in whichever protocol, with the object's size in bytes or an error for
+    /// whoever mounts.  v5 has no words for an error, nor for a size of 0: both refuse the object,
+    /// with EINVAL.
     ///
     /// # Errors
     ///
     /// EINVAL if no OPEN with this id is waiting.
+    pub fn open_reply(&self, msg_id: u32, reply: Result<u64, Errno>) -> io::Result<()> {
+        match self.layout {
+            Layout::Mainline => self.copen(msg_id, reply),
+            Layout::V5 => self.cinit(msg_id, reply.ok()),
+        }
+    }
+
+    /// Mainline's answer to an OPEN.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if no OPEN with this id is waiting, EOPNOTSUPP if the cache is bound with v5.
     pub fn copen(&self, msg_id: u32, reply: Result<u64, Errno>) -> io::Result<()> {
         let verb = Verb::Copen;
         let line = match reply {
@@ -105,14 +138,39 @@ impl Device {
         self.command(line.as_bytes())
     }
 
+    /// v5's answer to an OPEN; one without a size refuses the object.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if no OPEN with this id is waiting, EOPNOTSUPP if the cache is bound with mainline.
+    pub fn cinit(&self, msg_id: u32, size: Option<u64>) -> io::Result<()> {
+        let verb = Verb::Cinit;
+        let line = match size {
+            Some(size) => format!("{verb} {msg_id},{size}"),
+            None => format!("{verb} {msg_id}"),
+        };
+        self.command(line.as_bytes())
+    }
+
+    /// v5's answer to a READ, also of an object whose fd we do not have; where we do, it is
+    /// [`ObjectFd::complete_read`](crate::ObjectFd::complete_read) that serves both protocols.
+    ///
+    /// # Errors
+    ///
+    /// EINVAL if no READ with this id is waiting, EOPNOTSUPP if the cache is bound with mainline.
+    pub fn cread(&self, msg_id: u32) -> io::Result<()> {
+        self.command(&cread_line(msg_id))
+    }
+
     /// Has all requests that were read but not answered given out again, after a daemon died and
     /// another took over its device.
     ///
     /// # Errors
     ///
-    /// EOPNOTSUPP if not in on-demand mode.
+    /// EOPNOTSUPP if not in on-demand mode, or bound with the other protocol: nothing has happened
+    /// then, and [`with_layout`](Self::with_layout) helps.  C's module has no other.
     pub fn restore(&self) -> io::Result<()> {
-        self.command(b"restore")
+        self.command(format!("{} {}", Verb::Restore, self.layout).as_bytes())
     }
 
     /// One read(2).
@@ -134,7 +192,10 @@ impl Device {
         loop {
             return match rustix::io::read(&self.fd, &mut buf) {
                 Ok(0) => Ok(None),
-                Ok(len) => Request::receive(self.as_fd(), buf.get(..len).unwrap_or(&buf)).map(Some),
+                Ok(len) => {
+                    let bytes = buf.get(..len).unwrap_or(&buf);
+                    Request::receive(&self.fd, self.layout, bytes).map(Some)
+                }
                 Err(Errno::INTR) => continue,
                 Err(Errno::WOULDBLOCK) => Ok(None),
                 Err(error) => Err(error.into()),
@@ -174,12 +235,56 @@ impl AsFd for Device {
 
 impl From<OwnedFd> for Device {
     fn from(fd: OwnedFd) -> Device {
-        Device { fd }
+        Device {
+            fd: Arc::new(fd),
+            layout: Layout::Mainline,
+        }
     }
 }
 
-impl From<Device> for OwnedFd {
-    fn from(device: Device) -> OwnedFd {
-        device.fd
+/// Writes one command to a device.
+fn write_line(device: impl AsFd, line: &[u8]) -> io::Result<()> {
+    match rustix::io::write(device, line)? {
+        written if written == line.len() => Ok(()),
+        written => Err(io::Error::new(
+            io::ErrorKind::WriteZero,
+            format!("{written} of the {} bytes of a command taken", line.len()),
+        )),
+    }
+}
+
+/// v5's answer to a READ, through the device that it came from.
+pub(crate) fn cread(device: impl AsFd, msg_id: u32) -> io::Result<()> {
+    write_line(device, &cread_line(msg_id))
+}
+
+fn cread_line(msg_id: u32) -> Vec<u8> {
+    format!("{} {msg_id}", Verb::Cread).into()
+}
+
+/// What binds a cache with this protocol.  A plain `bind ondemand` is what every module understands
+/// as mainline, except one that was told to take it for v5.
+fn bind_line(layout: Layout, parameter: Option<&str>) -> &'static [u8] {
+    match (layout, parameter.map(str::trim_end)) {
+        (Layout::Mainline, None | Some("mainline")) => b"bind ondemand",
+        (Layout::Mainline, Some(_)) => b"bind ondemand mainline",
+        (Layout::V5, _) => b"bind ondemand v5",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mainline_is_named_only_where_a_plain_bind_means_another() {
+        for (parameter, line) in [
+            (None, &b"bind ondemand"[..]),
+            (Some("mainline\n"), b"bind ondemand"),
+            (Some("v5\n"), b"bind ondemand mainline"),
+        ] {
+            assert_eq!(bind_line(Layout::Mainline, parameter), line);
+            assert_eq!(bind_line(Layout::V5, parameter), b"bind ondemand v5");
+        }
     }
 }

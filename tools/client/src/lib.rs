@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A typed client of `/dev/cachefiles` in on-demand mode, mainline protocol.
+//! A typed client of `/dev/cachefiles` in on-demand mode.
+//!
+//! Both protocols have one interface: a [`Device`] is told which one to speak, and what is done with
+//! its requests is the same.
 //!
 //! Lives here: system calls with types around them, for daemons, tests and benchmarks alike: the
 //! [`Device`], the [`Request`]s read from it, and the [`ObjectFd`] that comes with an OPEN.
@@ -21,7 +24,7 @@
 //!         match request {
 //!             Request::Open { msg_id, object_id, object, .. } => {
 //!                 objects.insert(object_id, object);
-//!                 device.copen(msg_id, Ok(1 << 20))?;
+//!                 device.open_reply(msg_id, Ok(1 << 20))?;
 //!             }
 //!             Request::Read { msg_id, object_id, offset, len } => {
 //!                 if let Some(object) = objects.get(&object_id) {
@@ -56,6 +59,6 @@ mod request;
 pub use config::CacheConfig;
 pub use device::{Device, DEVICE_PATH};
 pub use object::{ObjectFd, SeekFrom};
-pub use protocol::message::MSG_MAX;
+pub use protocol::message::{Layout, MSG_MAX};
 pub use request::Request;
 pub use rustix::io::Errno;

@@ -4,11 +4,12 @@
 //!
 //! Lives here: the calls that this fd takes.  Never here: what is written.
 
-use crate::raw;
+use crate::{device, raw};
 use rustix::io::Errno;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Weak,
 };
 
 /// Where to [`ObjectFd::seek`]; it has `Data` and `Hole`.
@@ -21,9 +22,24 @@ pub use rustix::fs::SeekFrom;
 #[derive(Debug)]
 pub struct ObjectFd {
     fd: OwnedFd,
+    answer: Answer,
+}
+
+/// How a READ of the object is answered.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// Through the fd, in mainline.
+    Ioctl,
+    /// Through the device, in v5, for as long as that is open.
+    Cread(Weak<OwnedFd>),
 }
 
 impl ObjectFd {
+    /// An fd that has come with an OPEN.
+    pub(crate) fn new(fd: OwnedFd, answer: Answer) -> ObjectFd {
+        ObjectFd { fd, answer }
+    }
+
     /// Writes at an offset, and no more than the kernel takes in one go.
     ///
     /// # Errors
@@ -71,13 +87,21 @@ impl ObjectFd {
     }
 
     /// Answers the READ with this id: the data are written, or never will be.  The reader looks
-    /// again, and gets an error where they are still missing.
+    /// again, and gets an error where they are still missing.  In v5 this is a command to the
+    /// device, which does not say through whose fd; in mainline it is an ioctl of this one.
     ///
     /// # Errors
     ///
-    /// EINVAL if no READ of this object with this id is waiting.
+    /// EINVAL if no READ (in mainline: of this object) with this id is waiting; in v5 EBADF if the
+    /// [`Device`](crate::Device) is closed.
     pub fn complete_read(&self, msg_id: u32) -> io::Result<()> {
-        raw::read_complete(&self.fd, msg_id)
+        match &self.answer {
+            Answer::Ioctl => raw::read_complete(&self.fd, msg_id),
+            Answer::Cread(device) => match device.upgrade() {
+                Some(device) => device::cread(&*device, msg_id),
+                None => Err(Errno::BADF.into()),
+            },
+        }
     }
 }
 
@@ -87,14 +111,37 @@ impl AsFd for ObjectFd {
     }
 }
 
+/// An fd that has come by another way; its READs are answered as in mainline.
 impl From<OwnedFd> for ObjectFd {
     fn from(fd: OwnedFd) -> ObjectFd {
-        ObjectFd { fd }
+        ObjectFd::new(fd, Answer::Ioctl)
     }
 }
 
 impl From<ObjectFd> for OwnedFd {
     fn from(object: ObjectFd) -> OwnedFd {
         object.fd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{os::unix::net::UnixDatagram, sync::Arc};
+
+    /// v5: the answer is a line to the device, and there is none once that is closed.
+    #[test]
+    fn a_read_of_v5_is_answered_through_its_device() {
+        let (device, kernel) = UnixDatagram::pair().unwrap();
+        let device = Arc::new(OwnedFd::from(device));
+        let fd = tempfile::tempfile().unwrap().into();
+        let object = ObjectFd::new(fd, Answer::Cread(Arc::downgrade(&device)));
+        object.complete_read(17).unwrap();
+        let mut buf = [0; 64];
+        let len = kernel.recv(&mut buf).unwrap();
+        assert_eq!(&buf[..len], b"cread 17");
+        drop(device);
+        let error = object.complete_read(18).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::BADF.raw_os_error()));
     }
 }

@@ -27,6 +27,10 @@ fn device() -> (Device, UnixDatagram) {
 }
 
 fn send(kernel: &UnixDatagram, body: Body<'_>) {
+    send_in(Layout::Mainline, kernel, body);
+}
+
+fn send_in(layout: Layout, kernel: &UnixDatagram, body: Body<'_>) {
     let mut buf = [0; 1024];
     let message = Message {
         id: 7,
@@ -34,7 +38,7 @@ fn send(kernel: &UnixDatagram, body: Body<'_>) {
         body,
     };
     kernel
-        .send(message.encode(Layout::Mainline, &mut buf).unwrap())
+        .send(message.encode(layout, &mut buf).unwrap())
         .unwrap();
 }
 
@@ -53,11 +57,62 @@ fn commands_are_written_as_they_are() {
     device.bind_ondemand().unwrap();
     assert_eq!(line(&kernel), b"bind ondemand");
     device.restore().unwrap();
-    assert_eq!(line(&kernel), b"restore");
+    assert_eq!(line(&kernel), b"restore mainline");
     device.copen(3, Ok(1 << 40)).unwrap();
     assert_eq!(line(&kernel), b"copen 3,1099511627776");
     device.copen(u32::MAX, Err(Errno::NOENT)).unwrap();
     assert_eq!(line(&kernel), b"copen 4294967295,-2");
+    device.open_reply(4, Ok(0)).unwrap();
+    assert_eq!(line(&kernel), b"copen 4,0");
+}
+
+#[test]
+fn commands_of_v5() {
+    let (device, kernel) = device();
+    let device = device.with_layout(Layout::V5);
+    device.bind_ondemand().unwrap();
+    assert_eq!(line(&kernel), b"bind ondemand v5");
+    device.restore().unwrap();
+    assert_eq!(line(&kernel), b"restore v5");
+    device.open_reply(3, Ok(1 << 40)).unwrap();
+    assert_eq!(line(&kernel), b"cinit 3,1099511627776");
+    device.open_reply(u32::MAX, Err(Errno::NOENT)).unwrap();
+    assert_eq!(line(&kernel), b"cinit 4294967295");
+    device.cread(5).unwrap();
+    assert_eq!(line(&kernel), b"cread 5");
+}
+
+/// In v5 it is the fd that says which object is meant.
+#[test]
+fn requests_of_v5_name_the_fd() {
+    let (device, kernel) = device();
+    let device = device.with_layout(Layout::V5);
+    let read = Body::Read {
+        offset: 8192,
+        len: 4096,
+        fd: 11,
+    };
+    send_in(Layout::V5, &kernel, read);
+    send_in(Layout::V5, &kernel, Body::Close { fd: 12 });
+    assert!(matches!(
+        device.next_request().unwrap(),
+        Some(Request::Read {
+            msg_id: 7,
+            object_id: 11,
+            offset: 8192,
+            len: 4096
+        })
+    ));
+    assert!(matches!(
+        device.next_request().unwrap(),
+        Some(Request::Close {
+            msg_id: 7,
+            object_id: 12
+        })
+    ));
+    send(&kernel, read);
+    let error = device.next_request().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
 #[test]
