@@ -14,6 +14,9 @@ use std::{
     sync::Arc,
 };
 
+/// How much is saved at a time.
+const PIECE: usize = 1 << 20;
+
 /// A blob.
 #[derive(Clone)]
 pub enum Blob {
@@ -44,6 +47,16 @@ impl Blob {
             Blob::File(_, size) | Blob::Pattern { size, .. } => *size,
             Blob::Bytes(bytes) => bytes.len() as u64,
         }
+    }
+
+    /// Writes it into a file, for a daemon that serves files.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let file = File::create(path)?;
+        for offset in (0..self.size()).step_by(PIECE) {
+            let len = (self.size() - offset).min(PIECE as u64) as usize;
+            file.write_all_at(&self.read(offset, len)?, offset)?;
+        }
+        Ok(())
     }
 
     /// The bytes of a range; what lies beyond the end is zero.
@@ -78,9 +91,23 @@ impl Blob {
 
 /// Fills `buf` with what a pattern has at `offset`; no 8 bytes of it are zero.
 pub fn pattern(seed: u64, offset: u64, buf: &mut [u8]) {
-    for (byte, at) in buf.iter_mut().zip(offset..) {
+    let word = |at: u64| {
         let word = (at / 8 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ seed | 0x0101_0101_0101_0101;
-        *byte = word.to_le_bytes()[(at % 8) as usize];
+        word.to_le_bytes()
+    };
+    let before = usize::try_from(offset.wrapping_neg() % 8).map_or(0, |len| len.min(buf.len()));
+    let (head, rest) = buf.split_at_mut(before);
+    for (byte, at) in head.iter_mut().zip(offset..) {
+        *byte = word(at)[(at % 8) as usize];
+    }
+    let mut at = offset + before as u64;
+    let mut words = rest.chunks_exact_mut(8);
+    for bytes in &mut words {
+        bytes.copy_from_slice(&word(at));
+        at += 8;
+    }
+    for (to, from) in words.into_remainder().iter_mut().zip(word(at)) {
+        *to = from;
     }
 }
 

@@ -5,7 +5,7 @@
 //! Lives here: the loop that answers requests, its counters, and the hand-over of requests that a
 //! test answers itself.  Never here: an expectation.
 
-use crate::blob::Blob;
+use crate::{blob::Blob, patience::SOON, protocol};
 use anyhow::{bail, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno, ObjectFd, Request};
 use rustix::{
@@ -31,6 +31,8 @@ use std::{
 pub enum Manner {
     /// Answers them well.
     Serve,
+    /// Answers them well, and writes a piece behind each READ that nobody asked for.
+    ServeAhead(u16),
     /// Leaves OPENs, READs and CLOSEs to the test.
     Manual,
     /// Answers OPENs, leaves READs to the test.
@@ -64,11 +66,32 @@ impl Blobs {
         self.with_manner(key, blob, Manner::Serve)
     }
 
+    /// One more, for a cookie of this volume only.
+    pub fn with_in(mut self, volume: &str, key: &str, blob: Blob) -> Blobs {
+        let name = in_volume(volume.as_bytes(), key.as_bytes());
+        self.0.insert(name, (blob, Manner::Serve));
+        self
+    }
+
+    /// Under which name a cookie's blob is.
+    fn name(&self, volume: &[u8], key: &[u8]) -> Vec<u8> {
+        let own = in_volume(volume, key);
+        match self.0.contains_key(&own) {
+            true => own,
+            false => key.to_vec(),
+        }
+    }
+
     /// One more, served in this manner.
     pub fn with_manner(mut self, key: impl AsRef<[u8]>, blob: Blob, manner: Manner) -> Blobs {
         self.0.insert(key.as_ref().to_vec(), (blob, manner));
         self
     }
+}
+
+/// The name of what is of one volume only; no cookie's key has a NUL.
+fn in_volume(volume: &[u8], key: &[u8]) -> Vec<u8> {
+    [volume, b"\0", key].concat()
 }
 
 /// What the daemon counts.
@@ -138,17 +161,14 @@ pub struct Daemon {
     stats: Arc<Stats>,
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<io::Result<()>>>,
-    forget: Sender<u32>,
+    forget: Sender<(Option<u32>, Sender<()>)>,
     events: Receiver<Event>,
 }
 
-/// How long a test waits for a request that must come.
-const SOON: Duration = Duration::from_secs(10);
-
 impl Daemon {
-    /// Opens the device, binds a cache in this directory, and serves.
+    /// Opens the device, binds a cache in this directory, and serves, in the protocol of the case.
     pub fn start(dir: &Path, blobs: Blobs) -> Result<Daemon> {
-        let device = Device::open().context("opening the device")?;
+        let device = protocol::open_device().context("opening the device")?;
         device
             .configure(&CacheConfig::new(dir))
             .context("configuring the cache")?;
@@ -158,6 +178,16 @@ impl Daemon {
 
     /// Serves over a device that is bound already.
     pub fn over(device: Device, blobs: Blobs) -> Result<Daemon> {
+        Daemon::run(device, blobs, false)
+    }
+
+    /// The same, by a daemon that goes on when the kernel has no memory or cannot use its disk,
+    /// and says again what was not taken.
+    pub fn patient(device: Device, blobs: Blobs) -> Result<Daemon> {
+        Daemon::run(device, blobs, true)
+    }
+
+    fn run(device: Device, blobs: Blobs, patient: bool) -> Result<Daemon> {
         let device = Arc::new(device);
         let stats = Arc::new(Stats::default());
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
@@ -167,6 +197,7 @@ impl Daemon {
             device: Arc::clone(&device),
             stats: Arc::clone(&stats),
             stop: Arc::clone(&stop),
+            patient,
             blobs,
             objects: HashMap::new(),
             events: event_sender,
@@ -186,6 +217,13 @@ impl Daemon {
     /// The device.
     pub fn device(&self) -> Result<&Device> {
         self.device.as_deref().context("the daemon has ended")
+    }
+
+    /// Whether it goes on; if not, [`stop`](Self::stop) says why.
+    pub fn is_serving(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     /// READs so far.
@@ -210,10 +248,11 @@ impl Daemon {
 
     /// The next request left to the test.
     pub fn event(&self) -> Result<Event> {
-        self.event_within(SOON)
+        self.event_within(*SOON)
     }
 
-    fn event_within(&self, within: Duration) -> Result<Event> {
+    /// The same, but it may take this long only.
+    pub fn event_within(&self, within: Duration) -> Result<Event> {
         match self.events.recv_timeout(within) {
             Ok(event) => Ok(event),
             Err(RecvTimeoutError::Timeout) => bail!("no request came within {within:?}"),
@@ -248,7 +287,7 @@ impl Daemon {
 
     /// The next request, which must be a READ of an object whose fd is open.
     pub fn read(&self) -> Result<Read> {
-        self.read_within(SOON)
+        self.read_within(*SOON)
     }
 
     /// The same, but it may take this long only.
@@ -269,12 +308,25 @@ impl Daemon {
         }
     }
 
-    /// Lets the daemon's own hold of an object's fd go.
+    /// Lets the daemon's own hold of an object's fd go, and returns when it has.
     pub fn forget(&self, object_id: u32) -> Result<()> {
+        self.forget_these(Some(object_id))
+    }
+
+    /// The same of all objects.
+    pub fn forget_all(&self) -> Result<()> {
+        self.forget_these(None)
+    }
+
+    fn forget_these(&self, which: Option<u32>) -> Result<()> {
+        let (done, forgotten) = mpsc::channel();
         self.forget
-            .send(object_id)
+            .send((which, done))
             .context("the daemon has ended")?;
-        self.wake()
+        self.wake()?;
+        forgotten
+            .recv_timeout(*SOON)
+            .context("the daemon does not listen")
     }
 
     fn wake(&self) -> Result<()> {
@@ -316,10 +368,11 @@ struct Server {
     device: Arc<Device>,
     stats: Arc<Stats>,
     stop: Arc<OwnedFd>,
+    patient: bool,
     blobs: Blobs,
     objects: HashMap<u32, Object>,
     events: Sender<Event>,
-    forgotten: Receiver<u32>,
+    forgotten: Receiver<(Option<u32>, Sender<()>)>,
 }
 
 impl Server {
@@ -336,12 +389,23 @@ impl Server {
                 if u64::from_ne_bytes(count) >= STOP {
                     return Ok(());
                 }
-                while let Ok(object_id) = self.forgotten.try_recv() {
-                    self.objects.remove(&object_id);
+                while let Ok((which, done)) = self.forgotten.try_recv() {
+                    match which {
+                        Some(object_id) => drop(self.objects.remove(&object_id)),
+                        None => self.objects.clear(),
+                    }
+                    // Nobody may wait for it any more.
+                    let _ = done.send(());
                 }
             }
-            while let Some(request) = self.device.next_request()? {
-                self.answer(request)?;
+            loop {
+                match self.device.next_request() {
+                    Ok(Some(request)) => self.answer(request)?,
+                    Ok(None) => break,
+                    // What there is still, poll(2) says again.
+                    Err(_) if self.patient => break,
+                    Err(error) => return Err(error),
+                }
             }
         }
     }
@@ -357,7 +421,8 @@ impl Server {
                 ..
             } => {
                 self.stats.opens.fetch_add(1, Ordering::SeqCst);
-                let known = self.blobs.0.get(&cookie_key);
+                let key = self.blobs.name(&volume_key, &cookie_key);
+                let known = self.blobs.0.get(&key);
                 let reply = match known {
                     None => Some(Err(Errno::NOENT)),
                     Some((_, Manner::Manual)) => None,
@@ -366,7 +431,6 @@ impl Server {
                     Some((blob, _)) => Some(Ok(blob.size())),
                 };
                 let fd = Arc::new(object);
-                let key = cookie_key.clone();
                 match reply {
                     None => {
                         self.objects.insert(
@@ -387,9 +451,9 @@ impl Server {
                     }
                     Some(Ok(size)) => {
                         self.objects.insert(object_id, Object { fd, key });
-                        self.device.copen(msg_id, Ok(size))?;
+                        self.open_reply(msg_id, Ok(size))?;
                     }
-                    Some(Err(error)) => self.device.copen(msg_id, Err(error))?,
+                    Some(Err(error)) => self.open_reply(msg_id, Err(error))?,
                 }
             }
             Request::Read {
@@ -406,6 +470,18 @@ impl Server {
                     (Some(object), Some((blob, Manner::Serve | Manner::Size(_)))) => {
                         let data = blob.read(offset, usize::try_from(len).unwrap_or(0))?;
                         // As nydusd does: complete whatever became of the write.
+                        let _ = object.fd.write_all_at(&data, offset);
+                        let completed = object.fd.complete_read(msg_id);
+                        if !self.patient {
+                            completed?;
+                        }
+                    }
+                    (Some(object), Some((blob, Manner::ServeAhead(ahead)))) => {
+                        let more = blob
+                            .size()
+                            .saturating_sub(offset + len)
+                            .min((*ahead).into());
+                        let data = blob.read(offset, usize::try_from(len + more).unwrap_or(0))?;
                         let _ = object.fd.write_all_at(&data, offset);
                         object.fd.complete_read(msg_id)?;
                     }
@@ -433,6 +509,16 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    fn open_reply(&self, msg_id: u32, reply: Result<u64, Errno>) -> io::Result<()> {
+        let answer = self.device.open_reply(msg_id, reply);
+        match answer.as_ref().err().and_then(Errno::from_io_error) {
+            Some(Errno::NOMEM) if self.patient => self.device.open_reply(msg_id, reply),
+            // Whoever asked was failed meanwhile.
+            Some(_) if self.patient => Ok(()),
+            _ => answer,
+        }
     }
 
     fn tell(&self, event: Event) {

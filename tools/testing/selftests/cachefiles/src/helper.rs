@@ -6,19 +6,34 @@
 //! Lives here: their few verbs, and how a test starts one.  Never here: an expectation.
 
 use crate::{
-    blob::Blob,
+    blob::{self, Blob},
     daemon::{Blobs, Daemon, Manner},
+    farm, power_cut,
+    protocol::spoken,
     raw::errno,
-    tree,
+    tree::{self, Kind},
 };
 use anyhow::{bail, ensure, Context, Result};
-use cachefiles_client::{Device, Errno};
+use cachefiles_client::{
+    protocol::message::{decode, Body, Layout},
+    Device, Errno, MSG_MAX,
+};
+use rustix::{
+    fs::{fadvise, Advice},
+    net::{recvmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
+};
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read},
-    os::unix::fs::FileExt,
+    io::{self, BufRead, BufReader, IoSliceMut, Read},
+    mem::{self, MaybeUninit},
+    os::unix::{fs::FileExt, net::UnixStream},
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::Sender,
+        Arc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -71,9 +86,37 @@ impl Helper {
         Ok(self)
     }
 
+    /// Ends its stdin, for a helper that goes on until then.
+    pub fn hang_up(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// SIGKILL, and not waited for.
     pub fn kill(&mut self) -> Result<()> {
         Ok(self.child.kill()?)
+    }
+
+    /// Its number, for as long as it lives.
+    pub fn pid(&self) -> Result<i32> {
+        Ok(i32::try_from(self.child.id())?)
+    }
+
+    /// Hands on each line that it says from now on, with a number that tells it from others.
+    pub fn forward(&mut self, number: usize, to: Sender<(usize, String)>) {
+        let nothing: Box<dyn Read + Send> = Box::new(io::empty());
+        let output = mem::replace(&mut self.output, BufReader::new(nothing));
+        thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if to.send((number, line)).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// All that it says until its end.
+    pub fn rest(mut self) -> Result<Vec<String>> {
+        Ok(self.output.by_ref().lines().collect::<Result<_, _>>()?)
     }
 
     /// Waits for its end; its last line.
@@ -106,8 +149,13 @@ pub fn run(verb: &str, operands: &[&str]) -> ExitCode {
         ("images", [dir]) => tree::make(Path::new(dir)),
         ("read", [file, offset, len]) => read(file, offset, len),
         ("read-random", [dir, images, seed, count]) => read_random(dir, images, seed, count),
+        ("read-pattern", [file, pattern, seed]) => read_pattern(file, pattern, seed),
+        ("power-cut", [disk, seed, boot]) => power_cut::run(disk, seed, boot),
         ("open-device", []) => open_device(),
         ("take-over", [images, kind]) => take_over(images, kind),
+        ("successor", [socket, images, kind, manner]) => successor(socket, images, kind, manner),
+        ("relay", []) => relay(),
+        ("farm", [cache, seed]) => farm::run(cache, seed),
         ("daemon", [cache, images, kind, manner]) => daemon(cache, images, kind, manner),
         _ => Err(anyhow::anyhow!("no helper {verb} {operands:?}")),
     };
@@ -173,6 +221,37 @@ fn read_random(dir: &str, images: &str, seed: &str, count: &str) -> Result<()> {
     Ok(())
 }
 
+/// Reads ranges at random of a file that is a pattern and compares them, until its stdin ends;
+/// says how many.
+fn read_pattern(file: &str, pattern: &str, seed: &str) -> Result<()> {
+    let mut random = fastrand::Rng::with_seed(seed.parse()?);
+    let pattern = pattern.parse()?;
+    let file = File::open(file)?;
+    let size = file.metadata()?.len();
+    // Nothing is read that was not asked for: so most reads are misses for long.
+    fadvise(&file, 0, None, Advice::Random)?;
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        told.store(true, Ordering::SeqCst);
+    });
+    println!("ready");
+    let mut count = 0;
+    while !over.load(Ordering::SeqCst) {
+        let offset = random.u64(..size);
+        let len = usize::try_from((size - offset).min(random.u64(1..8_000)))?;
+        let (mut want, mut got) = (vec![0; len], vec![0; len]);
+        blob::pattern(pattern, offset, &mut want);
+        file.read_exact_at(&mut got, offset)
+            .with_context(|| format!("{len} bytes at {offset}"))?;
+        ensure!(want == got, "{len} bytes at {offset}: wrong data");
+        count += 1;
+    }
+    println!("ok {count}");
+    Ok(())
+}
+
 /// Opens the device; says `ok` or the error's name.
 fn open_device() -> Result<()> {
     match Device::open() {
@@ -185,28 +264,84 @@ fn open_device() -> Result<()> {
 /// Serves an image until it is killed.  With the manner `ignore-blob` it never answers a READ of
 /// the image's second blob.
 fn daemon(cache: &str, images: &str, kind: &str, manner: &str) -> Result<()> {
-    let images = Path::new(images);
-    let kind = tree::kind(kind)?;
-    let mut blobs: Blobs = tree::blobs(images, kind)?;
-    if manner == "ignore-blob" {
-        let name = format!("{}.blob", kind.name);
-        let blob = Blob::file(&images.join(&name))?;
-        blobs = blobs.with_manner(&name, blob, Manner::ManualReads);
-    }
-    let daemon = Daemon::start(Path::new(cache), blobs)?;
+    let blobs = some_blobs(Path::new(images), tree::kind(kind)?, manner)?;
+    tell_all(&Daemon::start(Path::new(cache), blobs)?)
+}
+
+/// The blobs of an image, of which those that the manner names are left unanswered.
+fn some_blobs(images: &Path, kind: &Kind, manner: &str) -> Result<Blobs> {
+    let blobs = tree::blobs(images, kind)?;
+    let (name, manner) = match manner {
+        "ignore-blob" => (format!("{}.blob", kind.name), Manner::ManualReads),
+        "ignore-opens" => (kind.name.to_owned(), Manner::Manual),
+        _ => return Ok(blobs),
+    };
+    let blob = Blob::file(&images.join(&name))?;
+    Ok(blobs.with_manner(&name, blob, manner))
+}
+
+/// Gets a device over a socket, takes over, and serves until it is killed.  Says what it leaves
+/// unanswered.
+fn successor(socket: &str, images: &str, kind: &str, manner: &str) -> Result<()> {
+    let socket = UnixStream::connect(socket)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    recvmsg(&socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let device = control
+        .drain()
+        .find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        })
+        .context("no fd came over the socket")?;
+    let device = Device::from(device).with_layout(spoken());
+    device.restore()?;
+    let blobs = some_blobs(Path::new(images), tree::kind(kind)?, manner)?;
+    tell_all(&Daemon::over(device, blobs)?)
+}
+
+/// Says what a daemon leaves unanswered, until killed.
+fn tell_all(daemon: &Daemon) -> Result<()> {
     println!("ready");
     loop {
         // Only SIGKILL ends this.
-        let event = daemon.event();
-        if let Ok(event) = event {
+        if let Ok(event) = daemon.event() {
             println!("{event:?}");
+        }
+    }
+}
+
+/// Reads requests from the device on stdin and says what they are, for somebody else to answer.
+/// The fds that come with them stay open.
+fn relay() -> Result<()> {
+    let device = Device::from(rustix::io::dup(io::stdin())?);
+    println!("ready");
+    let mut buf = [0; MSG_MAX];
+    loop {
+        device.wait(None)?;
+        // Another process may have been faster.
+        let len = device.read_bytes(&mut buf)?;
+        let Some(bytes) = buf.get(..len).filter(|bytes| !bytes.is_empty()) else {
+            continue;
+        };
+        let message = decode(bytes, Layout::Mainline).ok().context("no message")?;
+        let (id, object) = (message.id, message.object_id);
+        match message.body {
+            Body::Open { cookie_key, fd, .. } => {
+                let key = String::from_utf8_lossy(cookie_key);
+                println!("open {id} {object} {fd} {key}");
+            }
+            Body::Read { offset, len, .. } => println!("read {id} {object} {offset} {len}"),
+            Body::Close { .. } => println!("close {id} {object}"),
         }
     }
 }
 
 /// Serves an image over the device on stdin, which another process has bound, until killed.
 fn take_over(images: &str, kind: &str) -> Result<()> {
-    let device = Device::from(rustix::io::dup(io::stdin())?);
+    let device = Device::from(rustix::io::dup(io::stdin())?).with_layout(spoken());
     device.restore()?;
     let daemon = Daemon::over(device, tree::blobs(Path::new(images), tree::kind(kind)?)?)?;
     println!("ready");

@@ -4,6 +4,7 @@
 //!
 //! Lives here: what is read from /proc and /dev/kmsg, and module loading.  Never here: the device.
 
+use crate::patience::patiently;
 use anyhow::{bail, Context, Result};
 use rustix::{
     fs::{Mode, OFlags, SeekFrom},
@@ -68,7 +69,7 @@ impl Module {
 
     /// Unloads the module.  A process that is just exiting may hold it for a moment.
     pub fn unload(&mut self) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(3);
+        let deadline = Instant::now() + patiently(Duration::from_secs(3));
         loop {
             match try_unload() {
                 Ok(()) => break,
@@ -143,6 +144,22 @@ impl Kmsg {
         Ok(lines
             .filter_map(|line| line.strip_prefix("cachefiles: ").map(str::to_owned))
             .collect())
+    }
+
+    /// What was logged since and a healthy kernel never says.  scripts/vm is the judge, at the
+    /// end; this is for those who must not go on.
+    pub fn splats(&self) -> Result<Vec<String>> {
+        const SIGNS: [&str; 7] = [
+            "WARNING:",
+            "BUG:",
+            "Oops",
+            "KASAN",
+            "refcount_t:",
+            "blocked for more than",
+            "rust_kernel: panicked",
+        ];
+        let is_splat = |line: &String| SIGNS.iter().any(|sign| line.contains(sign));
+        Ok(self.lines()?.into_iter().filter(is_splat).collect())
     }
 
     /// What was logged since.

@@ -6,9 +6,10 @@
 //! fd spoils no other; what a case leaves behind in the kernel (a module, a mount, a process)
 //! makes it fail.  Never here: what is tested.
 
-use crate::{lab::Lab, lab::Leftovers, tests};
+use crate::{lab::Lab, lab::Leftovers, patience::patiently, protocol, tests};
+use cachefiles_client::Layout;
 use std::{
-    env, error, fmt,
+    env, error, fmt, fs,
     io::{self, BufRead, BufReader},
     process::{Child, Command, ExitCode, Stdio},
     sync::mpsc,
@@ -30,6 +31,16 @@ pub struct Case {
     pub name: &'static str,
     /// What it does.
     pub run: fn(&Lab) -> anyhow::Result<()>,
+}
+
+/// A group whose cases also run in the protocol v5, as the kselftest `v5_<group>`.
+pub struct InV5 {
+    /// The group.
+    pub group: &'static Group,
+    /// Its cases that do not: mainline's own, and those to which the protocol is nothing.
+    pub without: &'static [&'static str],
+    /// Whether that is left to CI, which has the time, and to whoever asks for it by name.
+    pub long: bool,
 }
 
 /// The group of these functions.
@@ -69,7 +80,50 @@ fn find(group: &str) -> Option<&'static Group> {
         .find(|known| known.name == group)
 }
 
-/// Runs one case in this process; the result is the exit status.
+/// How the names of kselftests in v5 begin.
+const V5: &str = "v5";
+
+/// A kselftest: the cases of a group, and the protocol that they speak.
+fn kselftest(name: &str) -> Option<(&'static Group, Vec<&'static Case>, Layout)> {
+    if let Some(group) = find(name) {
+        let layout = match name.starts_with(V5) {
+            true => Layout::V5,
+            false => Layout::Mainline,
+        };
+        return Some((group, group.cases.iter().collect(), layout));
+    }
+    let again = tests::IN_V5
+        .iter()
+        .find(|again| name.strip_prefix("v5_") == Some(again.group.name))?;
+    let cases = again.group.cases.iter();
+    let cases = cases.filter(|case| !again.without.contains(&case.name));
+    Some((again.group, cases.collect(), Layout::V5))
+}
+
+/// Whether there is time: continuous integration sets `CI`.
+pub fn in_ci() -> bool {
+    env::var_os("CI").is_some_and(|ci| !ci.is_empty())
+}
+
+/// Prints the names of the kselftests, in the order in which they are to run; with `CI` set, those
+/// that take long as well.  C's module speaks mainline only.
+pub fn list() {
+    let is_peer = env::var_os("PEER").is_some_and(|peer| !peer.is_empty());
+    for group in tests::GROUPS {
+        // scripts/check says in `CI` what was asked for by name.
+        let wanted = !tests::LONG.contains(&group.name) || in_ci();
+        if wanted && (!is_peer || !group.name.starts_with(V5)) {
+            println!("{}", group.name);
+        }
+    }
+    let again = tests::IN_V5.iter().filter(|again| !again.long || in_ci());
+    for again in again.filter(|_| !is_peer) {
+        println!("v5_{}", again.group.name);
+    }
+}
+
+/// Runs one case in this process, in the protocol that the environment says; the result is the exit
+/// status.
 pub fn run_case(group: &str, case: &str) -> ExitCode {
     let Some(case) = find(group).and_then(|group| group.cases.iter().find(|c| c.name == case))
     else {
@@ -99,7 +153,7 @@ pub fn run_case(group: &str, case: &str) -> ExitCode {
 
 /// Runs all cases of a group, or those that a word `GROUP:CASE` of `CACHEFILES_CASES` names.
 pub fn run_group(name: &str) -> ExitCode {
-    let Some(group) = find(name) else {
+    let Some((group, cases, layout)) = kselftest(name) else {
         eprintln!("no group {name}");
         return ExitCode::from(2);
     };
@@ -109,17 +163,22 @@ pub fn run_group(name: &str) -> ExitCode {
         .filter_map(|word| word.split_once(':'))
         .filter_map(|(group, case)| (group == name).then_some(case))
         .collect();
-    let cases: Vec<&Case> = group
-        .cases
-        .iter()
+    let cases: Vec<&Case> = cases
+        .into_iter()
         .filter(|case| only.is_empty() || only.contains(&case.name))
         .collect();
+    // What a case starts and forgets becomes a child of ours, and is found.
+    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        eprintln!("becoming the subreaper: {error}");
+        return ExitCode::FAILURE;
+    }
     println!("KTAP version 1");
     println!("1..{}", cases.len());
     let mut failed = 0;
     for (number, case) in (1..).zip(cases) {
+        tell_kernel_log(name, case.name);
         let start = Instant::now();
-        let outcome = run_child(name, case.name);
+        let outcome = run_child(group.name, case.name, layout);
         let took = start.elapsed().as_millis();
         match outcome {
             Ok(Outcome::Passed) => println!("ok {number} {} # {took} ms", case.name),
@@ -139,16 +198,23 @@ pub fn run_group(name: &str) -> ExitCode {
     ExitCode::from(u8::from(failed != 0))
 }
 
+/// Says in the kernel's log which case is next, for those who look for the one that it is about.
+fn tell_kernel_log(group: &str, case: &str) {
+    // What cannot be written there is no reason to fail.
+    let _ = fs::write("/dev/kmsg", format!("selftests: {group}:{case}"));
+}
+
 enum Outcome {
     Passed,
     Skipped(String),
     Failed(String),
 }
 
-fn run_child(group: &str, case: &str) -> io::Result<Outcome> {
+fn run_child(group: &str, case: &str, layout: Layout) -> io::Result<Outcome> {
     let before = Leftovers::now();
     let mut child = Command::new("/proc/self/exe")
         .args(["case", group, case])
+        .env(protocol::VARIABLE, layout.name())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -157,7 +223,9 @@ fn run_child(group: &str, case: &str) -> io::Result<Outcome> {
     forward(child.stdout.take(), sender.clone());
     forward(child.stderr.take(), sender);
     let mut skip = None;
-    let deadline = Instant::now() + TIME_LIMIT;
+    // What is long in CI has the time, as it has in scripts/check.
+    let limit = patiently(TIME_LIMIT) * if in_ci() { 4 } else { 1 };
+    let deadline = Instant::now() + limit;
     let mut timed_out = false;
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -178,7 +246,7 @@ fn run_child(group: &str, case: &str) -> io::Result<Outcome> {
         Some(child.wait()?)
     };
     let mut problems = match status {
-        _ if timed_out => vec![format!("took longer than {} s", TIME_LIMIT.as_secs())],
+        _ if timed_out => vec![format!("took longer than {} s", limit.as_secs())],
         Some(status) if status.success() || status.code() == Some(STATUS_SKIPPED.into()) => vec![],
         Some(status) => vec![format!("the case ended with {status}")],
         None => vec!["the case cannot be killed".to_owned()],

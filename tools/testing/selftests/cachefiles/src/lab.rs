@@ -10,8 +10,11 @@ use crate::{
     kernel,
     kernel::Module,
     ktap::Skip,
+    patience::SOON,
+    protocol::open_device,
 };
 use anyhow::{bail, ensure, Context, Result};
+use cachefiles_client::{CacheConfig, Device};
 use rustix::{
     mount::{unmount, UnmountFlags},
     process::{kill_process, Pid, Signal},
@@ -132,12 +135,24 @@ impl Lab {
 
 /// Waits for what happens soon but not at once.
 pub fn eventually(what: &str, mut happened: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + *SOON;
     while !happened() {
-        ensure!(Instant::now() < deadline, "not after 10 s: {what}");
+        ensure!(Instant::now() < deadline, "not after {:?}: {what}", *SOON);
         thread::sleep(Duration::from_millis(2));
     }
     Ok(())
+}
+
+/// The device, as soon as the session before has ended, with a cache in this directory set up.
+pub fn free_device(dir: &Path) -> Result<Device> {
+    let mut device = None;
+    eventually("the device is free", || {
+        device = open_device().ok();
+        device.is_some()
+    })?;
+    let device = device.context("no device")?;
+    device.configure(&CacheConfig::new(dir))?;
+    Ok(device)
 }
 
 /// The module loaded, and a file system to have a cache on.
@@ -230,15 +245,30 @@ fn loops() -> BTreeSet<String> {
         .collect()
 }
 
-/// The processes that run this program, but for this one.
+/// The processes that run this program or the daemon, but for this one, and those that a case has
+/// started, which become this one's children when the case has ended.
 fn processes() -> BTreeSet<i32> {
     let Ok(own) = fs::read_link("/proc/self/exe") else {
         return BTreeSet::new();
     };
+    let daemon = env::var_os("CACHEFILES_DAEMON").map(PathBuf::from);
+    let is_ours = |exe: PathBuf| exe == own || Some(exe) == daemon;
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter(|entry| fs::read_link(entry.path().join("exe")).is_ok_and(|exe| exe == own))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| u32::try_from(*pid) != Ok(process::id()))
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path())))
+        // What has ended, and not been waited for, has no program.
+        .filter_map(|(pid, dir)| Some((pid, fs::read_link(dir.join("exe")).ok()?, dir)))
+        .filter(|(pid, _, _)| u32::try_from(*pid) != Ok(process::id()))
+        .filter_map(|(pid, exe, dir)| (is_ours(exe) || is_child(&dir)).then_some(pid))
         .collect()
+}
+
+/// Whether the process of this directory of /proc is a child of this one.
+fn is_child(dir: &Path) -> bool {
+    let stat = fs::read_to_string(dir.join("stat")).unwrap_or_default();
+    // The program's name, in parentheses, may have anything in it.
+    let parent = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+    parent == Some(process::id())
 }

@@ -4,22 +4,38 @@
 //!
 //! One program under several names: called `device`, `read_request`, ..., it runs that group of
 //! tests and prints KTAP; called `cachefiles-selftests helper ...`, it is one of the processes
-//! that a test needs beside itself.  The same program tests our module and C's.
+//! that a test needs beside itself.  The same program tests our module and C's; called
+//! `v5_read_request` and so on, it runs a group's cases in the protocol v5.
 //!
 //! Lives here: which name is which group.  Never here: a test.
 
 mod backing;
+mod bench;
 mod blob;
+mod cachefilesd;
+mod claim;
 mod daemon;
+mod disk;
+mod farm;
+mod fault;
+mod fuzz;
 mod helper;
 mod image;
 mod kernel;
 mod ktap;
 mod lab;
+mod layout;
+mod mapping;
 mod mount;
+mod patience;
+mod power_cut;
+mod protocol;
 mod raw;
+mod remote;
 mod stage;
+mod supervisor;
 mod tests;
+mod trace;
 mod tree;
 
 use std::{env, path::Path, process::ExitCode};
@@ -35,15 +51,20 @@ fn main() -> ExitCode {
     match rest.as_slice() {
         ["helper", verb, operands @ ..] => helper::run(verb, operands),
         ["list"] => {
-            tests::GROUPS
-                .iter()
-                .for_each(|group| println!("{}", group.name));
+            ktap::list();
             ExitCode::SUCCESS
         }
+        ["bench"] => match bench::bench() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
         ["case", group, case] => ktap::run_case(group, case),
         [] => ktap::run_group(name),
         _ => {
-            eprintln!("usage: GROUP | {name} list | {name} case GROUP CASE | {name} helper ...");
+            eprintln!("usage: GROUP | {name} list | {name} case GROUP CASE | {name} bench | {name} helper ...");
             ExitCode::from(2)
         }
     }

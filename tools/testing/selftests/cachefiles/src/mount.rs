@@ -86,6 +86,14 @@ impl Mount {
         let _ = fs::remove_dir(&self.dir);
         Ok(())
     }
+
+    /// Takes it out of sight; it is unmounted when its last file is closed.
+    pub fn detach(mut self) -> Result<(), Errno> {
+        unmount(&self.dir, UnmountFlags::DETACH)?;
+        self.mounted = false;
+        let _ = fs::remove_dir(&self.dir);
+        Ok(())
+    }
 }
 
 impl Drop for Mount {

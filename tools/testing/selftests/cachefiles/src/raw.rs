@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! System calls with an address that is no memory.
+//! System calls with an address that is no memory, or is memory only in part.
 //!
 //! Lives here: this crate's only `unsafe`, for what no safe interface can be made to do.
 #![expect(
@@ -11,8 +11,9 @@
 use rustix::io::Errno;
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd},
-    ptr,
+    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    ptr::{self, NonNull},
+    slice,
 };
 
 /// read(2) into memory that is not there.
@@ -49,6 +50,92 @@ pub fn ioctl(fd: impl AsFd, request: u32, argument: u32) -> io::Result<()> {
 pub fn close_received(fd: u32) {
     // SAFETY: The driver has just installed this fd in our table, and nobody else knows its number.
     let _ = unsafe { libc::close(fd as i32) };
+}
+
+/// Takes the fd whose number stood in a message that was read without the client crate; `None` if
+/// it is no open fd.
+pub fn take_received(fd: u32) -> Option<OwnedFd> {
+    let fd = i32::try_from(fd).ok()?;
+    // SAFETY: F_GETFD takes no argument and touches no memory.
+    let open = unsafe { libc::fcntl(fd, libc::F_GETFD) } >= 0;
+    // SAFETY: It is open, and as above the driver has just installed it, for us alone.
+    open.then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Two pages of memory, and behind them none.
+pub struct Cliff {
+    pages: NonNull<u8>,
+}
+
+// SAFETY: The mapping belongs to the value, wherever that is.
+unsafe impl Send for Cliff {}
+
+impl Cliff {
+    /// How many bytes there are before the edge.
+    pub const LEN: usize = 2 * Self::PAGE;
+    const PAGE: usize = 4096;
+
+    /// Fresh memory.
+    pub fn new() -> io::Result<Cliff> {
+        let (all, access) = (Self::LEN + Self::PAGE, libc::PROT_READ | libc::PROT_WRITE);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: A new mapping, at an address of the kernel's choice, is over no other memory.
+        let start = unsafe { libc::mmap(ptr::null_mut(), all, access, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let pages = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let cliff = Cliff { pages };
+        // SAFETY: The last of the three pages just mapped, to which nothing refers.
+        let edge = unsafe { libc::mprotect(cliff.at(Self::LEN), Self::PAGE, libc::PROT_NONE) };
+        result(edge as isize).map(|_| cliff)
+    }
+
+    fn at(&self, offset: usize) -> *mut libc::c_void {
+        self.pages.as_ptr().wrapping_add(offset).cast()
+    }
+
+    /// The memory before the edge.
+    pub fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: The two pages are mapped, readable, writable and initialised (with zeros) as
+        // long as the value lives, and only it refers to them.
+        unsafe { slice::from_raw_parts_mut(self.pages.as_ptr(), Self::LEN) }
+    }
+
+    /// read(2) of as many bytes to an offset before the edge; they may reach over it.
+    pub fn read(&mut self, fd: impl AsFd, to: usize, len: usize) -> io::Result<usize> {
+        let (to, len) = Self::inside(to, len);
+        // SAFETY: What the range has of the two pages is ours to write; what is behind them cannot
+        // be written, and the range ends there at the latest.
+        result(unsafe { libc::read(fd.as_fd().as_raw_fd(), self.at(to), len) })
+    }
+
+    /// write(2) of as many bytes from an offset before the edge; they may reach over it.
+    pub fn write(&self, fd: impl AsFd, from: usize, len: usize) -> io::Result<usize> {
+        let (from, len) = Self::inside(from, len);
+        // SAFETY: A write(2) changes no memory, and fails by itself where there is none.
+        result(unsafe { libc::write(fd.as_fd().as_raw_fd(), self.at(from), len) })
+    }
+
+    /// The same with pwrite(2).
+    pub fn pwrite(&self, fd: impl AsFd, from: usize, len: usize, to: i64) -> io::Result<usize> {
+        let (from, len) = Self::inside(from, len);
+        // SAFETY: As above.
+        result(unsafe { libc::pwrite(fd.as_fd().as_raw_fd(), self.at(from), len, to) })
+    }
+
+    /// The range, cut so that it begins in the two pages and ends with the third.
+    fn inside(at: usize, len: usize) -> (usize, usize) {
+        let at = at.min(Self::LEN);
+        (at, len.min(Self::LEN + Self::PAGE - at))
+    }
+}
+
+impl Drop for Cliff {
+    fn drop(&mut self) {
+        // SAFETY: The mapping is the value's own, and nothing refers to it any more.
+        unsafe { libc::munmap(self.at(0), Self::LEN + Self::PAGE) };
+    }
 }
 
 fn result(ret: isize) -> io::Result<usize> {

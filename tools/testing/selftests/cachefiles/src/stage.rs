@@ -17,6 +17,7 @@ use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::Errno;
 use rustix::fs::{fadvise, Advice};
 use std::{
+    collections::HashMap,
     fs::File,
     io,
     os::unix::fs::FileExt,
@@ -36,10 +37,25 @@ pub fn blobs(manner: Manner) -> Blobs {
     blobs_named("meta", "blob", manner)
 }
 
+/// The same two blobs, for a daemon by hand.
+pub fn sources() -> HashMap<String, Blob> {
+    let blob = Blob::Pattern {
+        seed: SEED,
+        size: SIZE,
+    };
+    let named = |name: &str, blob| (name.to_owned(), blob);
+    HashMap::from([named("meta", image("blob")), named("blob", blob)])
+}
+
+/// The image whose file's bytes are those of this blob.
+fn image(blob: &str) -> Blob {
+    let chunks: Vec<(u16, u32)> = (0..BLOCKS).map(|block| (1, block)).collect();
+    Image::new().device(blob).file("file", 0, chunks).build()
+}
+
 /// The same with other names.
 pub fn blobs_named(meta: &str, blob: &str, manner: Manner) -> Blobs {
-    let chunks: Vec<(u16, u32)> = (0..BLOCKS).map(|block| (1, block)).collect();
-    let image = Image::new().device(blob).file("file", 0, chunks).build();
+    let image = image(blob);
     let source = Blob::Pattern {
         seed: SEED,
         size: SIZE,

@@ -5,7 +5,7 @@
 
 use crate::{
     blob::{pattern, Aligned},
-    daemon::{Event, Manner},
+    daemon::{Blobs, Event, Manner},
     group,
     image::BLOCK,
     kernel::try_unload,
@@ -25,6 +25,7 @@ group!("anon_fd":
     takes_one_ioctl,
     cannot_be_read,
     bad_address,
+    failed_write_leaves_no_blocks,
     outlives_the_object,
     outlives_the_device,
     writes_race_with_unmount,
@@ -66,7 +67,7 @@ fn write_before_answer(lab: &Lab) -> Result<()> {
         Errno::NOBUFS,
         "an early seek",
     )?;
-    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
     read.object
@@ -162,13 +163,41 @@ fn bad_address(lab: &Lab) -> Result<()> {
     expect_data(join(reader)?, 0)
 }
 
+/// A direct write that fails leaves no block behind that is data to whoever reads the cache file in
+/// the ordinary way, as a backup does, and then to us.
+fn failed_write_leaves_no_blocks(lab: &Lab) -> Result<()> {
+    let mut stage = Stage::new(lab, Manner::ManualReads)?;
+    drop(opened(&stage)?);
+    // The file gets its name at the first unmount.
+    stage.mount.unmount()?;
+    let path = crate::layout::file(stage.cache.dir(), "erofs,meta", b"blob")?;
+    eventually("the cache file", || path.exists())?;
+    stage.mount = Mount::new(lab.base(), "meta")?;
+    let reader = read_block(&stage.file(), 20);
+    let read = stage.daemon.read()?;
+    let got = raw::pwrite_from_bad_address(&*read.object, 16 * BLOCK as usize, 0);
+    expect_error(got, Errno::FAULT, "writing from a bad address")?;
+    let copy = std::fs::read(&path)?;
+    ensure!(copy.len() as u64 == SIZE, "{} bytes", copy.len());
+    let first = read.object.seek(SeekFrom::Data(0))?;
+    if lab.is_peer() {
+        println!("C: the first data is at {first}");
+    } else {
+        ensure!(first >= 16 * BLOCK, "zeros at {first} count as data");
+    }
+    read.object
+        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    read.object.complete_read(read.msg_id)?;
+    expect_data(join(reader)?, 20)
+}
+
 /// After the unmount the fd takes nothing more, and does no harm (CVE-2024-56549).
 fn outlives_the_object(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let daemon = cache.serve(stage::blobs(Manner::Manual))?;
     let mut mount = Mount::new(lab.base(), "meta")?;
     let open = daemon.open()?;
-    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
     read.object
@@ -225,27 +254,35 @@ fn outlives_the_device(lab: &Lab) -> Result<()> {
     eventually("the device is free", || Device::open().is_ok())
 }
 
-/// Writes and seeks in one thread, unmount and mount in another.
+/// Writes and seeks in one thread, unmount and mount in another; each time of a new file.
 fn writes_race_with_unmount(lab: &Lab) -> Result<()> {
-    for round in 0..10 {
-        let mut stage = Stage::new(lab, Manner::ManualReads)?;
-        let fd = opened(&stage)?;
+    const ROUNDS: u64 = 10;
+    let name = |round: u64| (format!("meta{round}"), format!("blob{round}"));
+    let mut blobs = Blobs::new();
+    for (meta, blob) in (0..ROUNDS).map(name) {
+        blobs = blobs.merged(stage::blobs_named(&meta, &blob, Manner::Manual));
+    }
+    let cache = lab.cache()?;
+    let daemon = cache.serve(blobs)?;
+    for round in 0..ROUNDS {
+        let mut mount = Mount::new(lab.base(), &name(round).0)?;
+        let open = daemon.open()?;
+        daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
+        let fd = open.object;
+        eventually("the file", || fd.write_at(&bytes(0, BLOCK), 0).is_ok())?;
         let writer = thread::spawn(move || {
-            let mut good = 0_u32;
             for at in 0..400_u64 {
                 let block = at % 32;
-                if fd
-                    .write_at(&bytes(block * BLOCK, BLOCK), block * BLOCK)
-                    .is_ok()
-                {
-                    good += 1;
-                }
+                let _ = fd.write_at(&bytes(block * BLOCK, BLOCK), block * BLOCK);
                 let _ = fd.seek(SeekFrom::Data(0));
             }
-            good
         });
         thread::sleep(Duration::from_millis(round));
-        stage.mount.unmount()?;
+        mount.unmount()?;
+        match daemon.event()? {
+            Event::Close { .. } => {}
+            other => anyhow::bail!("expected a CLOSE, got {other:?}"),
+        }
         ensure!(writer.join().is_ok(), "the writer panicked");
     }
     Ok(())

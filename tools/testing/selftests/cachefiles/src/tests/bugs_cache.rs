@@ -3,13 +3,14 @@
 //! What broke in C in the cache itself: volumes, culling, binding, and what the daemon writes.
 //! Each case is named after the CVE, or the title, of Documentation/known-bugs.rst.
 
-use super::bugs_scene::{at_once, breathe, bytes, mounting, rounds, served, Again, Hand, Scene};
+use super::bugs_scene::{breathe, bytes, mounting, rounds, served, Again, Hand, Scene};
 use crate::{
     group,
     image::BLOCK,
     kernel::{shrink_slabs, slab_objects},
     lab::{eventually, Lab},
     mount::try_mount,
+    patience::{within, SOON},
     raw::errno,
     stage::{self, expect_data, expect_error, read_block, read_block_here},
 };
@@ -200,12 +201,12 @@ fn cve_2026_43106(lab: &Lab) -> Result<()> {
 }
 
 /// The switch of error injection, back to nothing when dropped.
-struct Injection;
+pub(super) struct Injection;
 
 const INJECTION: &str = "/proc/sys/cachefiles/error_injection";
 
 impl Injection {
-    fn set(&self, value: &str) -> Result<()> {
+    pub(super) fn set(&self, value: &str) -> Result<()> {
         fs::write(INJECTION, value).context(INJECTION)
     }
 }
@@ -393,7 +394,8 @@ fn plain_bind_with_a_netfs(lab: &Lab) -> Result<()> {
     device.configure(&CacheConfig::new(cache.dir()))?;
     device.command(b"bind")?;
     for _ in 0..3 {
-        let mount = at_once("a mount", mounting(lab, "meta", ""))?;
+        // The first one makes the volume's 256 directories.
+        let mount = within(*SOON, "a mount", mounting(lab, "meta", ""))?;
         ensure!(mount.is_err(), "mounted from an ordinary cache");
         ensure!(
             try_mount(lab.base(), b"meta", b"domain_id=d").is_err(),

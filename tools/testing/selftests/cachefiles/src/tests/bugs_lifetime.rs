@@ -3,7 +3,9 @@
 //! What broke in C when a request, an object or a session went while somebody still used it.
 //! Each case is named after the CVE, or the title, of Documentation/known-bugs.rst.
 
-use super::bugs_scene::{at_once, breathe, bytes, lock, mounting, rounds, Again, Hand, Scene};
+use super::bugs_scene::{
+    at_once, breathe, bytes, lock, mounting, rounds, Again, Hand, Scene, AT_ONCE,
+};
 use crate::{
     group,
     helper::Helper,
@@ -11,13 +13,15 @@ use crate::{
     kernel::try_unload,
     lab::{eventually, Lab},
     mount::try_mount,
+    patience::SOON,
+    protocol::spoken,
     raw::{close_received, read_into_bad_address},
     stage::{self, expect_data, expect_error, read_block},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{
-    protocol::message::{decode, Body, Layout, MSG_MAX},
-    Device, Errno, Request, SeekFrom,
+    protocol::message::{decode, Body, MSG_MAX},
+    Device, Errno, Layout, Request, SeekFrom,
 };
 use std::{
     collections::HashMap,
@@ -105,7 +109,7 @@ fn cve_2024_40900(lab: &Lab) -> Result<()> {
         last = round;
         let hand = Hand::bind(&cache)?;
         let mount = mounting(lab, "meta", "");
-        hand.device()?.wait(Some(Duration::from_secs(10)))?;
+        hand.device()?.wait(Some(*SOON))?;
         let readers: Vec<_> = (0..2)
             .map(|_| {
                 let device = hand.device()?;
@@ -152,7 +156,7 @@ fn cve_2024_40913(lab: &Lab) -> Result<()> {
     let device = hand.device()?;
     for round in rounds() {
         let mount = mounting(lab, "blob", "");
-        device.wait(Some(Duration::from_secs(10)))?;
+        device.wait(Some(*SOON))?;
         if round % 4 == 0 {
             let fds = open_fds()?;
             let got = read_into_bad_address(&*device, MSG_MAX);
@@ -172,7 +176,7 @@ fn cve_2024_40913(lab: &Lab) -> Result<()> {
         let closer = Again::and_again(move || close_received(number));
         let mut buf = [0; MSG_MAX];
         let len = device.read_bytes(&mut buf)?;
-        let message = decode(&buf[..len], Layout::Mainline)
+        let message = decode(&buf[..len], device.layout())
             .ok()
             .context("no message")?;
         thread::sleep(Duration::from_micros(100));
@@ -186,7 +190,7 @@ fn cve_2024_40913(lab: &Lab) -> Result<()> {
         } else {
             Err(Errno::NOENT)
         };
-        device.copen(message.id, answer)?;
+        device.open_reply(message.id, answer)?;
         let got = at_once("the mount", mount)?;
         ensure!(got.is_err(), "mounted an object whose fd is gone");
     }
@@ -235,7 +239,7 @@ fn cve_2024_40935(lab: &Lab) -> Result<()> {
     let got = at_once("the reader", reader)?;
     ensure!(got.is_err(), "read what nobody has sent");
     drop(injection);
-    let got = hand.device()?.copen(open.msg_id, Ok(BLOCK));
+    let got = hand.device()?.open_reply(open.msg_id, Ok(BLOCK));
     expect_error(got, Errno::IO, "a command to a dead cache")?;
     drop((blob, open));
     mount.unmount()?;
@@ -377,9 +381,7 @@ fn unkillable_reader(lab: &Lab) -> Result<()> {
         let mut reader = scene.hand.until_done(starting)??;
         let read = scene.hand.read()?;
         reader.kill()?;
-        reader
-            .finish(Duration::from_secs(2))
-            .context("a killed reader")?;
+        reader.finish(*AT_ONCE).context("a killed reader")?;
         // An answer to nobody; the request is gone on C and ours alike.
         let got = scene.blob.object.complete_read(read.msg_id);
         expect_error(got, Errno::INVAL, "a READ whose reader was killed")?;
@@ -437,11 +439,13 @@ fn device_closed_before_anon_fds(lab: &Lab) -> Result<()> {
     )?;
     let _ = blob.object.write_at(&bytes(0, BLOCK), 0);
     let _ = blob.object.seek(SeekFrom::Data(0));
-    expect_error(
-        blob.object.complete_read(1),
-        Errno::INVAL,
-        "an answer to a dead cache",
-    )?;
+    let nobody = match spoken() {
+        Layout::Mainline => Errno::INVAL,
+        // There is no device to say it to.
+        Layout::V5 => Errno::BADF,
+    };
+    let answer = blob.object.complete_read(1);
+    expect_error(answer, nobody, "an answer to a dead cache")?;
     ensure!(
         try_mount(lab.base(), b"meta2", b"").is_err(),
         "mounted from a dead cache"

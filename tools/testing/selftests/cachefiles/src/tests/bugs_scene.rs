@@ -10,31 +10,35 @@ use crate::{
     image::{Image, BLOCK},
     lab::{eventually, Cache, Lab},
     mount::{try_mount, Mount},
+    patience::{patiently, within, SOON},
+    protocol::{open_device, spoken},
     stage::{self, BLOCKS, SIZE},
 };
 use anyhow::{bail, ensure, Context, Result};
-use cachefiles_client::{CacheConfig, Device, Errno, ObjectFd, Request};
+use cachefiles_client::{CacheConfig, Device, Errno, Layout, ObjectFd, Request};
 use std::{
     collections::{HashMap, VecDeque},
     io,
     path::Path,
     sync::{
         atomic::{AtomicBool, Ordering},
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-/// How long what must come may take.
-const SOON: Duration = Duration::from_secs(10);
-
 /// What is to happen at once must happen within this time.
-pub const AT_ONCE: Duration = Duration::from_secs(2);
+pub static AT_ONCE: LazyLock<Duration> = LazyLock::new(|| patiently(Duration::from_secs(2)));
 
-/// Numbers for as long as a race goes on; a few also where the machine is slow.
+/// Numbers for as long as a race goes on; a few also where the machine is slow.  In v5 it is the
+/// same race once more.
 pub fn rounds() -> impl Iterator<Item = u32> {
-    let end = Instant::now() + Duration::from_secs(1);
+    let end = Instant::now()
+        + match spoken() {
+            Layout::Mainline => Duration::from_secs(1),
+            Layout::V5 => Duration::from_millis(400),
+        };
     (0..).take_while(move |round| *round < 4 || Instant::now() < end)
 }
 
@@ -107,7 +111,7 @@ impl Hand {
     pub fn bind(cache: &Cache) -> Result<Arc<Hand>> {
         let mut device = None;
         eventually("the device is free", || {
-            device = Device::open().ok();
+            device = open_device().ok();
             device.is_some()
         })?;
         let device = device.context("no device")?;
@@ -181,7 +185,7 @@ impl Hand {
         let all = self.serves_all.load(Ordering::SeqCst);
         match request {
             Request::Open { msg_id, .. } if self.refuses_all.load(Ordering::SeqCst) => {
-                let _ = device.copen(msg_id, Err(Errno::NOENT));
+                let _ = device.open_reply(msg_id, Err(Errno::NOENT));
             }
             Request::Open {
                 msg_id,
@@ -196,7 +200,7 @@ impl Hand {
                     .map_or(Err(Errno::NOENT), |b| Ok(b.size()));
                 let entry = (Arc::new(object), cookie_key.clone());
                 lock(&self.objects).insert(object_id, entry);
-                let _ = device.copen(msg_id, size);
+                let _ = device.open_reply(msg_id, size);
             }
             Request::Read {
                 msg_id,
@@ -228,7 +232,7 @@ impl Hand {
 
     /// The next request left to the test, CLOSEs aside.
     pub fn next(&self) -> Result<Request> {
-        self.next_within(SOON)
+        self.next_within(*SOON)
     }
 
     fn next_within(&self, within: Duration) -> Result<Request> {
@@ -287,16 +291,34 @@ impl Hand {
         }
     }
 
+    /// The next, which must be an OPEN; none if a thread ends before there is one.
+    pub fn open_unless_done<T>(&self, waiting: &JoinHandle<T>) -> Result<Option<Open>> {
+        let deadline = Instant::now() + *SOON;
+        while lock(&self.left)
+            .iter()
+            .all(|request| matches!(request, Request::Close { .. }))
+        {
+            if waiting.is_finished() {
+                return Ok(None);
+            }
+            ensure!(Instant::now() < deadline, "no request came in time");
+            if !self.turn()? {
+                thread::sleep(Duration::from_micros(200));
+            }
+        }
+        self.open().map(Some)
+    }
+
     /// The next, which must be an OPEN, and is answered.
     pub fn opened(&self) -> Result<Open> {
         let open = self.open()?;
-        self.device()?.copen(open.msg_id, Ok(SIZE))?;
+        self.device()?.open_reply(open.msg_id, Ok(SIZE))?;
         Ok(open)
     }
 
     /// The next, which must be a READ.
     pub fn read(&self) -> Result<Read> {
-        self.read_within(SOON)
+        self.read_within(*SOON)
     }
 
     /// The same, but it may take this long only.
@@ -319,11 +341,12 @@ impl Hand {
 
     /// Serves until a thread has ended, which must be soon.
     pub fn until_done<T>(&self, thread: JoinHandle<T>) -> Result<T> {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + *SOON;
         while !thread.is_finished() {
             ensure!(
                 Instant::now() < deadline,
-                "a thread still waits after {SOON:?}"
+                "a thread still waits after {:?}",
+                *SOON
             );
             // A failed request is what the thread learns of.
             if !self.turn().unwrap_or(false) {
@@ -365,18 +388,7 @@ pub fn mounting(lab: &Lab, fsid: &str, more: &str) -> JoinHandle<Result<Mount, E
 
 /// Waits for a thread that must end at once.
 pub fn at_once<T>(what: &str, thread: JoinHandle<T>) -> Result<T> {
-    let deadline = Instant::now() + AT_ONCE;
-    while !thread.is_finished() {
-        ensure!(
-            Instant::now() < deadline,
-            "{what} still waits after {AT_ONCE:?}"
-        );
-        thread::sleep(Duration::from_micros(200));
-    }
-    thread
-        .join()
-        .ok()
-        .with_context(|| format!("{what} panicked"))
+    within(*AT_ONCE, what, thread)
 }
 
 /// A mounted image, whose unmount is served: C's waits for the CLOSE to be read.
@@ -397,6 +409,11 @@ impl Mounted {
     /// Unmounts it.
     pub fn unmount(mut self) -> Result<()> {
         self.unmount_now()
+    }
+
+    /// Unmounts it and leaves its requests unread, where nobody waits for them.
+    pub fn unmount_unread(mut self) -> Result<()> {
+        self.mount.take().context("not mounted")?.unmount()
     }
 
     fn unmount_now(&mut self) -> Result<()> {

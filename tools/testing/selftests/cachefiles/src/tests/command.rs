@@ -15,6 +15,7 @@ use crate::{
 use anyhow::{ensure, Result};
 use cachefiles_client::{CacheConfig, Device, Errno};
 use rustix::mount::MountFlags;
+use std::fs;
 
 group!("command":
     bad_before_bind,
@@ -27,6 +28,7 @@ group!("command":
     limits_are_kept_in_order,
     newline_ends_a_command,
     bind_again_after_a_failure,
+    debug_is_a_parameter_and_a_command,
 );
 
 const OK: i32 = 0;
@@ -332,11 +334,33 @@ fn bind_again_after_a_failure(lab: &Lab) -> Result<()> {
         Errno::NOENT,
         "bind before the directory is there",
     )?;
-    std::fs::create_dir(&dir)?;
+    fs::create_dir(&dir)?;
     device.bind_ondemand()?;
     ensure!(
         dir.join("cache").is_dir() && dir.join("graveyard").is_dir(),
         "no cache in {dir:?}"
     );
     Ok(())
+}
+
+/// The mask of what is logged, by either way; a bad one leaves it as it is.
+fn debug_is_a_parameter_and_a_command(lab: &Lab) -> Result<()> {
+    const PARAMETER: &str = "/sys/module/cachefiles/parameters/debug";
+    let _module = Module::load(lab.module())?;
+    let is = |mask| -> Result<()> {
+        let now = fs::read_to_string(PARAMETER)?;
+        ensure!(now.trim() == mask, "the mask is {now:?}, not {mask}");
+        Ok(())
+    };
+    is("0")?;
+    let device = Device::open()?;
+    device.command(b"debug 0x12")?;
+    is("18")?;
+    ensure!(device.command(b"debug 7x").is_err(), "debug 7x is taken");
+    is("18")?;
+    // What calls of FS-Cache enter and leave.
+    fs::write(PARAMETER, "3")?;
+    is("3")?;
+    ensure!(fs::write(PARAMETER, "x").is_err(), "x is a mask");
+    is("3")
 }

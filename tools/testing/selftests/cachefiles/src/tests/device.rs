@@ -8,6 +8,7 @@ use crate::{
     helper::{errno_name, Helper},
     kernel::{try_unload, Module},
     lab::Lab,
+    patience::SOON,
     raw::{self, errno},
 };
 use anyhow::{ensure, Result};
@@ -55,7 +56,7 @@ fn belongs_to_one_opener(lab: &Lab) -> Result<()> {
             second == Some(Errno::BUSY),
             "the second opener got {second:?}, not EBUSY"
         );
-        let other = Helper::start(&["open-device"])?.finish(Duration::from_secs(5))?;
+        let other = Helper::start(&["open-device"])?.finish(*SOON)?;
         ensure!(
             other == errno_name(Errno::BUSY),
             "another process got {other}, not EBUSY"
@@ -72,7 +73,7 @@ fn needs_cap_sys_admin(lab: &Lab) -> Result<()> {
     let mut setpriv = Command::new("setpriv");
     setpriv.args(["--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]);
     setpriv.arg(std::env::current_exe()?);
-    let said = Helper::start_with(setpriv, &["open-device"])?.finish(Duration::from_secs(5))?;
+    let said = Helper::start_with(setpriv, &["open-device"])?.finish(*SOON)?;
     ensure!(
         said == errno_name(Errno::PERM),
         "without CAP_SYS_ADMIN the open gave {said}, not EPERM"

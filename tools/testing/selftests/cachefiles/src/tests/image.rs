@@ -10,6 +10,7 @@ use crate::{
     image::{Image, BLOCK, HOLE},
     lab::{eventually, Lab},
     mount::Mount,
+    patience::patiently,
     tree,
 };
 use anyhow::{ensure, Context, Result};
@@ -70,7 +71,7 @@ fn sixteen_readers_at_random(lab: &Lab) -> Result<()> {
         .map(|seed| Helper::start(&["read-random", &dir, &images, &seed.to_string(), "60"]))
         .collect::<Result<Vec<_>>>()?;
     for reader in readers {
-        let said = reader.finish(Duration::from_secs(60))?;
+        let said = reader.finish(patiently(Duration::from_secs(60)))?;
         ensure!(said == "ok", "a reader said: {said}");
     }
     Ok(())

@@ -107,9 +107,10 @@ fn keys() -> Vec<Vec<u8>> {
 }
 
 /// Everything about a file of the cache that a module or a daemon can see.
-type Entry = (u32, u64, Vec<(Vec<u8>, Vec<u8>)>, Option<[u8; 32]>);
+pub(super) type Entry = (u32, u64, Vec<(Vec<u8>, Vec<u8>)>, Option<[u8; 32]>);
 
-fn listing(root: &Path) -> Result<BTreeMap<Vec<u8>, Entry>> {
+/// Everything under a directory.
+pub(super) fn listing(root: &Path) -> Result<BTreeMap<Vec<u8>, Entry>> {
     let mut entries = BTreeMap::new();
     for entry in WalkDir::new(root) {
         let entry = entry?;
@@ -198,6 +199,14 @@ fn trees_are_equal_for_every_key(lab: &Lab) -> Result<()> {
     );
     println!("{files} cache files");
     let ours = filled_by(lab, &lab.our_module()?)?;
+    differences(&peer, &ours)
+}
+
+/// Fails if the caches that C's module and ours have made differ.
+pub(super) fn differences(
+    peer: &BTreeMap<Vec<u8>, Entry>,
+    ours: &BTreeMap<Vec<u8>, Entry>,
+) -> Result<()> {
     let mut wrong = vec![];
     for name in peer.keys().chain(ours.keys()) {
         let (theirs, ours) = (peer.get(name), ours.get(name));

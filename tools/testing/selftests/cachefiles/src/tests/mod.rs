@@ -2,7 +2,7 @@
 
 //! The groups of cases; each is one kselftest.
 
-use crate::ktap::Group;
+use crate::ktap::{Group, InV5};
 
 mod anon_fd;
 mod bugs_answer;
@@ -13,13 +13,38 @@ mod command;
 mod cycle;
 mod daemon_habits;
 mod device;
+mod differences;
+mod domains;
+mod eviction;
+mod failover;
 mod failure;
+mod faults_disk;
+mod faults_injection;
+mod faults_memory;
+mod faults_scene;
+mod fuzz;
 mod image;
 mod interop;
+mod netfs;
+mod netfs_cachefilesd;
+mod netfs_compare;
+mod netfs_faults;
+mod netfs_files;
+mod netfs_limits;
+mod netfs_reboot;
+mod netfs_scene;
+mod netfs_stress;
+mod netfs_tree;
+mod netfs_writes;
 mod open_request;
 mod persistence;
 mod read_request;
+mod secctx;
 mod space;
+mod supervised;
+mod trace;
+mod v5;
+mod v5_answers;
 
 /// All groups, in the order in which they are run.
 pub const GROUPS: &[&Group] = &[
@@ -39,5 +64,129 @@ pub const GROUPS: &[&Group] = &[
     &bugs_cache::GROUP,
     &interop::GROUP,
     &space::GROUP,
+    &domains::GROUP,
+    &eviction::GROUP,
+    &differences::GROUP,
+    &trace::GROUP,
+    &failover::GROUP,
+    &netfs::GROUP,
+    &netfs::MORE,
+    &netfs_cachefilesd::GROUP,
+    &netfs_limits::GROUP,
+    &netfs_compare::GROUP,
+    &netfs_faults::GROUP,
+    &netfs_writes::GROUP,
+    &netfs_stress::GROUP,
+    &secctx::GROUP,
+    &faults_memory::GROUP,
+    &faults_disk::GROUP,
+    &faults_injection::GROUP,
     &cycle::GROUP,
+    &fuzz::GROUP,
+    &v5::GROUP,
+    &v5_answers::GROUP,
+];
+
+/// The groups that are left to CI, which has the time, and to whoever asks for them by name.
+pub const LONG: &[&str] = &[
+    "faults_disk",
+    "netfs_cachefilesd",
+    "netfs_compare",
+    "netfs_faults",
+    "netfs_limits",
+    "netfs_more",
+    "netfs_stress",
+    "netfs_writes",
+    "secctx",
+];
+
+/// The groups that run in v5 too.
+pub const IN_V5: &[InV5] = &[
+    InV5 {
+        group: &open_request::GROUP,
+        without: &[
+            // The words are other ones: `v5_answers:malformed_answers`.
+            "malformed_answers",
+        ],
+        long: false,
+    },
+    InV5 {
+        group: &read_request::GROUP,
+        without: &[
+            // In v5 an answer comes through no fd: `v5_answers:cread_of_any_object`.
+            "completed_through_another_object",
+        ],
+        long: false,
+    },
+    InV5 {
+        group: &anon_fd::GROUP,
+        without: &[],
+        long: false,
+    },
+    InV5 {
+        group: &persistence::GROUP,
+        // What is on disk knows no protocol: a part that is there and a part that is not will do.
+        without: &["after_remount", "after_reload", "in_a_shared_domain"],
+        long: false,
+    },
+    InV5 {
+        group: &failure::GROUP,
+        // Nobody speaks.
+        without: &["mount_without_daemon"],
+        long: true,
+    },
+    InV5 {
+        group: &daemon_habits::GROUP,
+        without: &[],
+        long: true,
+    },
+    InV5 {
+        group: &failover::GROUP,
+        without: &[
+            // The fds that v5's messages name are those of one process.
+            "processes_share_one_device",
+            // The steps at which the daemon is killed are system calls of mainline's.
+            "killed_at_each_step",
+        ],
+        long: true,
+    },
+    InV5 {
+        group: &bugs_answer::GROUP,
+        without: &[],
+        long: true,
+    },
+    InV5 {
+        group: &bugs_lifetime::GROUP,
+        without: &[
+            // It knows a CLOSE that comes twice by the object's number, which v5 gives out again.
+            "cve_2024_39510",
+        ],
+        long: true,
+    },
+    InV5 {
+        group: &domains::GROUP,
+        without: &[],
+        long: true,
+    },
+    InV5 {
+        group: &eviction::GROUP,
+        // These say by themselves how they bind.
+        without: &[
+            "few_blocks_wake_who_polls",
+            "few_inodes_wake_who_polls",
+            "state_line_tells_of_culling",
+        ],
+        long: true,
+    },
+    InV5 {
+        group: &differences::GROUP,
+        without: &[],
+        long: true,
+    },
+    InV5 {
+        group: &image::GROUP,
+        // How an image is made is EROFS's affair, and so is how many there are.
+        without: &["plain", "tail_packed", "lz4", "thousand_cookies"],
+        long: true,
+    },
 ];

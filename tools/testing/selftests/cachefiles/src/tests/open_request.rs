@@ -3,16 +3,18 @@
 //! OPEN: what it carries, and what becomes of the mount for every way to answer it.
 
 use crate::{
-    daemon::{Daemon, Manner},
+    daemon::{Daemon, Event, Manner},
     group,
     image::BLOCK,
     kernel::Kmsg,
     lab::{eventually, Lab},
     mount::{try_mount, Mount, Mounting},
+    patience::SOON,
+    protocol::open_device,
     raw,
     stage::{self, expect_data, expect_error, expect_file, read_block_here, Stage},
 };
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno};
 use std::{fs, time::Duration};
 
@@ -29,6 +31,7 @@ group!("open_request":
     small_buffer_loses_nothing,
     bad_address_leaks_no_fd,
     unserved_before_unmount,
+    answered_after_unmount,
 );
 
 /// A session over a fresh cache whose requests all come to the test.
@@ -62,7 +65,9 @@ fn carries_keys(lab: &Lab) -> Result<()> {
     ensure!(open.volume == b"erofs,meta", "volume key {:?}", open.volume);
     ensure!(open.key == b"meta", "cookie key {:?}", open.key);
     ensure!(open.object_id != 0, "the object's id is 0");
-    daemon.device()?.copen(open.msg_id, Err(Errno::NOENT))?;
+    daemon
+        .device()?
+        .open_reply(open.msg_id, Err(Errno::NOENT))?;
     ensure!(mounted(mount)?.is_err(), "mounted without an image");
     Ok(())
 }
@@ -76,13 +81,21 @@ fn refused(lab: &Lab, error: Errno, order: &str) -> Result<()> {
     if order == "close first" {
         open = None;
         daemon.forget(object_id)?;
-        std::thread::sleep(Duration::from_millis(20));
     }
-    daemon.device()?.copen(msg_id, Err(error))?;
+    daemon.device()?.open_reply(msg_id, Err(error))?;
     drop(open);
     daemon.forget(object_id)?;
     let got = mounted(mount)?;
-    ensure!(got.is_err(), "mounted although the OPEN was refused");
+    // In C the cookie is not cached then, which FS-Cache calls ENOBUFS.
+    let error = if lab.is_peer() {
+        Errno::NOBUFS
+    } else {
+        Errno::IO
+    };
+    ensure!(
+        got.as_ref().err() == Some(&error),
+        "the OPEN was refused, and mounting said {got:?}"
+    );
     still_serves(lab)
 }
 
@@ -109,8 +122,7 @@ fn closed_then_answered_with_size(lab: &Lab) -> Result<()> {
     let (msg_id, object_id) = (open.msg_id, open.object_id);
     drop(open);
     daemon.forget(object_id)?;
-    std::thread::sleep(Duration::from_millis(20));
-    daemon.device()?.copen(msg_id, Ok(BLOCK))?;
+    daemon.device()?.open_reply(msg_id, Ok(BLOCK))?;
     ensure!(
         mounted(mount)?.is_err(),
         "mounted an object that nobody serves"
@@ -133,6 +145,8 @@ fn size_zero_reads_as_error(lab: &Lab) -> Result<()> {
 /// Wrong answers fail with C's error numbers.  One with the right id but a wrong size fails the
 /// OPEN too, as nobody knows what was meant.
 fn malformed_answers(lab: &Lab) -> Result<()> {
+    let (_cache, daemon) = manual(lab)?;
+    let device = daemon.device()?;
     for (size, want) in [
         ("", Errno::INVAL),
         ("x", Errno::INVAL),
@@ -140,10 +154,8 @@ fn malformed_answers(lab: &Lab) -> Result<()> {
         ("99999999999999999999", Errno::RANGE),
         ("-5000", Errno::INVAL),
     ] {
-        let (_cache, daemon) = manual(lab)?;
         let mount = Mount::in_background(lab.base(), "meta");
         let open = daemon.open()?;
-        let device = daemon.device()?;
         let wrong_id = format!("copen {},4096", open.msg_id.wrapping_add(7));
         expect_error(
             device.command(wrong_id.as_bytes()),
@@ -159,9 +171,9 @@ fn malformed_answers(lab: &Lab) -> Result<()> {
             "no message about {line}: {said}"
         );
         ensure!(mounted(mount)?.is_err(), "mounted after {line}");
-        still_serves(lab)?;
+        daemon.forget(open.object_id)?;
     }
-    Ok(())
+    still_serves(lab)
 }
 
 /// The second answer to one OPEN finds no request.
@@ -170,9 +182,9 @@ fn answered_twice(lab: &Lab) -> Result<()> {
     let mount = Mount::in_background(lab.base(), "meta");
     let open = daemon.open()?;
     let device = daemon.device()?;
-    device.copen(open.msg_id, Err(Errno::NOENT))?;
+    device.open_reply(open.msg_id, Err(Errno::NOENT))?;
     expect_error(
-        device.copen(open.msg_id, Ok(4096)),
+        device.open_reply(open.msg_id, Ok(4096)),
         Errno::INVAL,
         "a second answer",
     )?;
@@ -188,7 +200,7 @@ fn fd_closed_early_is_reopened(lab: &Lab) -> Result<()> {
     for block in 0..4 {
         let reader = stage::read_block(&mount.path("file"), block);
         let open = daemon.open()?;
-        daemon.device()?.copen(open.msg_id, Ok(stage::SIZE))?;
+        daemon.device()?.open_reply(open.msg_id, Ok(stage::SIZE))?;
         let read = daemon.read()?;
         ensure!(
             read.offset == u64::from(block) * BLOCK,
@@ -201,7 +213,6 @@ fn fd_closed_early_is_reopened(lab: &Lab) -> Result<()> {
         let object_id = open.object_id;
         drop((open, read));
         daemon.forget(object_id)?;
-        std::thread::sleep(Duration::from_millis(20));
     }
     // What is cached needs no fd.
     expect_data(read_block_here(&mount.path("file"), 0), 0)
@@ -221,11 +232,11 @@ fn open_fds() -> Result<usize> {
 /// A bound device without a daemon, and a mount that waits for its OPEN.
 fn waiting_open(lab: &Lab) -> Result<(crate::lab::Cache, Device, Mounting)> {
     let cache = lab.cache()?;
-    let device = Device::open()?;
+    let device = open_device()?;
     device.configure(&CacheConfig::new(cache.dir()))?;
     device.bind_ondemand()?;
     let mount = Mount::in_background(lab.base(), "meta");
-    ensure!(device.wait(Some(Duration::from_secs(10)))?, "no OPEN came");
+    ensure!(device.wait(Some(*SOON))?, "no OPEN came");
     Ok((cache, device, mount))
 }
 
@@ -281,5 +292,45 @@ fn unserved_before_unmount(lab: &Lab) -> Result<()> {
     mount.unmount()?;
     let again = try_mount(lab.base(), b"meta", b"");
     ensure!(again.is_err(), "mounted without a daemon");
+    Ok(())
+}
+
+/// An image is unmounted while the daemon, which has read an OPEN, is about to answer it: the answer
+/// is taken all the same, and then the daemon is told to close the fd.  One that closes it instead
+/// hears no more.
+fn answered_after_unmount(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = cache.serve(stage::blobs(Manner::Manual))?;
+    for answered in [true, false, true] {
+        let mut mount = Mount::new(lab.base(), "meta")?;
+        let open = daemon.open()?;
+        mount.unmount()?;
+        // C's object waits for the answer, and goes then.
+        if !lab.is_peer() {
+            eventually("the object is gone", || {
+                let cookies = fs::read_to_string("/proc/fs/fscache/cookies");
+                // "blob".
+                cookies.is_ok_and(|cookies| !cookies.contains("626c6f62"))
+            })?;
+        }
+        if !answered && !lab.is_peer() {
+            let object_id = open.object_id;
+            drop(open);
+            daemon.forget(object_id)?;
+            ensure!(
+                daemon.is_quiet(Duration::from_millis(20)),
+                "something about a closed fd"
+            );
+            continue;
+        }
+        daemon
+            .device()?
+            .open_reply(open.msg_id, Ok(stage::SIZE))
+            .context("the late answer")?;
+        match daemon.event()? {
+            Event::Close { object_id } if object_id == open.object_id => {}
+            other => bail!("expected a CLOSE of {}, got {other:?}", open.object_id),
+        }
+    }
     Ok(())
 }

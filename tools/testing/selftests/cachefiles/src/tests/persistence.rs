@@ -3,6 +3,7 @@
 //! What is cached stays cached: a warm cache asks for nothing after a remount, after the module
 //! is loaded anew, after a reboot.
 
+use super::netfs_reboot;
 use crate::{
     backing::Backing,
     daemon::{Blobs, Daemon},
@@ -27,19 +28,31 @@ group!("persistence":
 /// Run in a first boot, on a disk that stays.
 pub const FILL: Group = Group {
     name: "reboot_fill",
-    cases: &[crate::ktap::Case {
-        name: "fill",
-        run: fill,
-    }],
+    cases: &[
+        crate::ktap::Case {
+            name: "fill",
+            run: fill,
+        },
+        crate::ktap::Case {
+            name: "fill_through_nfs",
+            run: netfs_reboot::fill,
+        },
+    ],
 };
 
 /// Run in a second boot.
 pub const READ: Group = Group {
     name: "reboot_read",
-    cases: &[crate::ktap::Case {
-        name: "after_reboot",
-        run: after_reboot,
-    }],
+    cases: &[
+        crate::ktap::Case {
+            name: "after_reboot",
+            run: after_reboot,
+        },
+        crate::ktap::Case {
+            name: "through_nfs_after_reboot",
+            run: netfs_reboot::after_reboot,
+        },
+    ],
 };
 
 /// The kinds that are kept; two cookies each, or compressed.

@@ -381,16 +381,16 @@ fn open_id_is_no_read_id(lab: &Lab) -> Result<()> {
         "an OPEN completed",
     )?;
     let device = daemon.device()?;
-    device.copen(open.msg_id, Ok(SIZE))?;
+    device.open_reply(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
     expect_error(
-        device.copen(read.msg_id, Ok(SIZE)),
+        device.open_reply(read.msg_id, Ok(SIZE)),
         Errno::INVAL,
         "a READ answered by copen",
     )?;
     expect_error(
-        device.copen(read.msg_id, Err(Errno::IO)),
+        device.open_reply(read.msg_id, Err(Errno::IO)),
         Errno::INVAL,
         "a READ refused",
     )?;
@@ -431,7 +431,7 @@ fn whole_blob_written_at_open(lab: &Lab) -> Result<()> {
     if let Err(error) = open.object.write_all_at(&bytes, 0) {
         expect_error::<()>(Err(error), Errno::NOBUFS, "writing before the answer")?;
     }
-    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     let mut tries = 0;
     while let Err(error) = open.object.write_all_at(&bytes, 0) {
         // The lookup goes on behind the answer.

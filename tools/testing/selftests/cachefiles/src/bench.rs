@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a read and a fill cost, on both modules in one boot.
+//!
+//! In a VM whose clock counts instructions (`scripts/vm --icount`), so that a figure is
+//! instructions and nothing else that the machine does counts; and with a priority that keeps the
+//! scheduler from preempting the reader now and then for a worker that it has just woken, which
+//! costs more than all that is measured here.  Lives here: what is measured, and the table.  Never
+//! here: a judgement.
+
+use crate::{
+    backing::Backing,
+    blob::{pattern, Blob},
+    cachefilesd::{Counters, Keeper},
+    daemon::{Blobs, Daemon},
+    kernel::{run, Module},
+    lab::Lab,
+    mount::Mount,
+    remote::{Client, Kind, Remote},
+};
+use anyhow::{ensure, Context, Result};
+use rustix::fs::{fadvise, Advice};
+use std::{
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Bytes of the file that is read.
+const SIZE: usize = 16 << 20;
+/// A small read, and a large one.
+const SMALL: usize = 4 << 10;
+const LARGE: usize = 128 << 10;
+/// How many small reads are measured; scattered over the file.
+const SCATTERED: usize = 1000;
+/// How often everything is measured; the least counts.
+const ROUNDS: usize = 3;
+/// How many files fill the cache in a round, and how many reads are added up to one figure. The
+/// median counts: what the network stack does is not the same twice.
+const FILLS: u64 = 6;
+const TOGETHER: usize = 8;
+
+/// What is measured, in this order.
+const ROWS: [&str; 7] = [
+    "on demand, 4 KiB scattered, missed",
+    "on demand, 4 KiB scattered, cached",
+    "on demand, 128 KiB in a row, missed",
+    "on demand, 128 KiB in a row, cached",
+    "NFS, 128 KiB in a row, filling the cache",
+    "NFS, 128 KiB in a row, cached",
+    "NFS, 4 KiB scattered, cached",
+];
+
+type Figures = [u64; ROWS.len()];
+
+/// Measures, and prints the table.
+pub fn bench() -> Result<()> {
+    let lab = Lab::new()?;
+    let image = make_image(lab.base())?;
+    let mut least = [[u64::MAX; ROWS.len()]; 2];
+    for _ in 0..ROUNDS {
+        let modules = [lab.our_module()?, lab.peer_module()?];
+        for (module, least) in modules.iter().zip(&mut least) {
+            let figures = measure(&lab, module, &image)?;
+            for (least, figure) in least.iter_mut().zip(figures) {
+                *least = figure.min(*least);
+            }
+        }
+    }
+    println!(
+        "{:42} {:>9} {:>9} {:>6}",
+        "instructions a read", "ours", "C", "ratio"
+    );
+    for ((row, ours), peers) in ROWS.iter().zip(least[0]).zip(least[1]) {
+        let ratio = ours as f64 / peers as f64;
+        println!("{row:42} {ours:9} {peers:9} {ratio:6.3}");
+    }
+    lab.close()
+}
+
+fn make_image(base: &Path) -> Result<Blob> {
+    let (dir, image) = (base.join("bench"), base.join("bench.erofs"));
+    fs::create_dir_all(&dir)?;
+    let mut bytes = vec![0; SIZE];
+    pattern(1, 0, &mut bytes);
+    fs::write(dir.join("file"), &bytes)?;
+    let (image_name, dir_name) = (image.to_string_lossy(), dir.to_string_lossy());
+    run(
+        "mkfs.erofs",
+        &["--quiet", "-Enoinline_data", &image_name, &dir_name],
+    )?;
+    fs::remove_dir_all(&dir)?;
+    Ok(Blob::file(&image)?)
+}
+
+fn measure(lab: &Lab, module: &Path, image: &Blob) -> Result<Figures> {
+    let _module = Module::load(module)?;
+    let mut figures = [0; ROWS.len()];
+    let demand = |scattered| -> Result<[u64; 2]> {
+        let fs = Backing::ext4(lab.base(), 0, 128)?;
+        let daemon = Daemon::start(fs.dir(), Blobs::new().with("image", image.clone()))?;
+        let mount = Mount::new(lab.base(), "image")?;
+        let both = [(); 2].map(|()| read(&mount.path("file"), scattered));
+        let reads = daemon.reads();
+        ensure!(reads > 0, "nothing was missed");
+        let [missed, cached] = both;
+        Ok([missed?, cached?])
+    };
+    [figures[0], figures[1]] = demand(true)?;
+    [figures[2], figures[3]] = demand(false)?;
+    [figures[4], figures[5], figures[6]] = nfs(lab)?;
+    Ok(figures)
+}
+
+fn nfs(lab: &Lab) -> Result<[u64; 3]> {
+    let fs = Backing::ext4(lab.base(), 0, 256)?;
+    let mut keeper = Keeper::plain(fs.dir())?;
+    let remote = Remote::new(lab, Kind::Nfs(3))?;
+    let mut bytes = vec![0; SIZE];
+    pattern(1, 0, &mut bytes);
+    for n in 0..FILLS {
+        fs::write(remote.path(&n.to_string()), &bytes)?;
+    }
+    let mut client: Client = remote.mount()?;
+    let file = |n: u64| client.path(&n.to_string());
+    let mut fills = Vec::new();
+    for n in 0..FILLS {
+        fills.extend(time(&file(n), false)?);
+    }
+    let fill = median(fills.chunks(TOGETHER).map(|some| some.iter().sum()))?;
+    let fill = fill / TOGETHER as u64;
+    let file = file(0);
+    let before = Counters::now()?;
+    let cached = [read(&file, false)?, read(&file, true)?];
+    let moved = Counters::now()?.since(&before);
+    ensure!(
+        moved.get("DownOps.DL") == 0 && moved.get("IO.rd") > 0,
+        "not all came from the cache: {moved:?}"
+    );
+    client.unmount()?;
+    drop(remote);
+    keeper.stop()?;
+    Ok([fill, cached[0], cached[1]])
+}
+
+/// Instructions a read of the file, from the cache: the median of scattered reads, which are alike
+/// but for a timer now and then, else the mean, because readahead makes one read do the work of the
+/// next.
+fn read(path: &Path, scattered: bool) -> Result<u64> {
+    let spent = time(path, scattered)?;
+    if scattered {
+        return median(spent.into_iter());
+    }
+    Ok(spent.iter().sum::<u64>() / spent.len() as u64)
+}
+
+fn median(figures: impl Iterator<Item = u64>) -> Result<u64> {
+    let mut figures: Vec<u64> = figures.collect();
+    figures.sort_unstable();
+    figures.get(figures.len() / 2).copied().context("no figure")
+}
+
+/// Reads the file, from the cache or the server and not from memory; the instructions of each read.
+fn time(path: &Path, scattered: bool) -> Result<Vec<u64>> {
+    let file = File::open(path)?;
+    let (len, count) = match scattered {
+        true => (SMALL, SCATTERED),
+        false => (LARGE, SIZE / LARGE),
+    };
+    let advice = if scattered {
+        Advice::Random
+    } else {
+        Advice::Sequential
+    };
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    fadvise(&file, 0, None, advice)?;
+    let mut got = vec![0; len];
+    let mut want = vec![0; len];
+    // Odd, so that it meets every block once.
+    let place = |n: usize| match scattered {
+        true => n * 1237 % (SIZE / SMALL) * SMALL,
+        false => n * LARGE,
+    };
+    let mut spent = Vec::new();
+    for n in 0..count {
+        let at = place(n) as u64;
+        let start = Instant::now();
+        file.read_exact_at(&mut got, at)?;
+        spent.push(u64::try_from(start.elapsed().as_nanos())?);
+        pattern(1, at, &mut want);
+        ensure!(got == want, "wrong bytes at {at}");
+    }
+    // What is still on its way into the cache belongs to the last of them.
+    let start = Instant::now();
+    while Counters::now()?.get("Objs.rr") > 0 {
+        thread::sleep(Duration::from_micros(20));
+    }
+    if let Some(last) = spent.last_mut() {
+        *last += u64::try_from(start.elapsed().as_nanos())?;
+    }
+    Ok(spent)
+}

@@ -1,0 +1,597 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! No memory: each allocation of each operation fails once, one at a time.  Whoever asked gets an
+//! error, and the next try works, with every byte right.
+
+use super::faults_scene::{
+    blobs, bytes, cache_files, each_read, forget_pages, in_time, mount, mounted, read, read_right,
+    right_or_eio, serve, unmount, withdrawn, Outcome, BOUND, SIZE,
+};
+use crate::{
+    daemon::{Daemon, Event, Manner},
+    fault::{each_allocation, Fault},
+    group,
+    image::BLOCK,
+    ktap::{in_ci, Skip},
+    lab::{eventually, free_device, Cache, Lab},
+    mount::Mount,
+    raw::errno,
+    stage::read_block,
+};
+use anyhow::{bail, ensure, Context, Result};
+use cachefiles_client::{CacheConfig, Device, Errno};
+use std::{env, fs, io, path::Path, thread};
+
+group!("faults_memory":
+    opening_the_device,
+    settings,
+    bind,
+    bind_into_an_empty_directory,
+    open_of_a_new_file,
+    open_of_a_file_that_is_there,
+    first_open_of_a_volume,
+    delivery_of_an_open,
+    copen,
+    read_of_what_is_missing,
+    read_of_what_is_there,
+    write,
+    write_in_odd_pieces,
+    closing_the_fd,
+    withdrawal,
+    unbinding,
+    cull,
+    restore,
+    reopening,
+);
+
+/// An operation that failed must have said so with an errno that a lack of memory can have; one
+/// that nothing failed in must have worked.
+fn told<T>(fault: &Fault, got: io::Result<T>) -> Result<Option<T>> {
+    match got {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            ensure!(fault.hit(), "failed although there was memory: {error}");
+            // The file system says EIO where it cannot read for want of memory.
+            let good = matches!(errno(&error), Some(Errno::NOMEM | Errno::IO));
+            ensure!(good, "the error was {error}");
+            Ok(None)
+        }
+    }
+}
+
+fn opening_the_device(lab: &Lab) -> Result<()> {
+    let _cache = lab.cache()?;
+    each_allocation("open(2) of the device", 2, 1, |fault| {
+        let got = fault.during(Device::open)?;
+        if told(fault, got)?.is_none() {
+            drop(Device::open().context("the next try")?);
+        }
+        Ok(())
+    })
+}
+
+fn settings(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    each_allocation("dir, tag and limits", 3, 1, |fault| {
+        let device = Device::open()?;
+        let config = CacheConfig::new(cache.dir());
+        let got = fault.during(|| device.configure(&config))?;
+        if told(fault, got)?.is_none() {
+            // Those before the one that failed are set, and are not set twice.
+            drop(device);
+            Device::open()?.configure(&config).context("the next try")?;
+        }
+        Ok(())
+    })
+}
+
+/// Everything is right: a fresh daemon serves, an image is mounted and read.
+fn all_is_well(lab: &Lab, dir: &Path) -> Result<()> {
+    let _daemon = serve(dir, Manner::Serve)?;
+    let mount = mounted(lab)?;
+    for block in [0, 1, 40] {
+        read_right(&mount, block)?;
+    }
+    unmount(mount)
+}
+
+fn bind(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    all_is_well(lab, cache.dir())?;
+    each_allocation("bind", 10, 1, |fault| {
+        let device = free_device(cache.dir())?;
+        let got = fault.during(|| device.bind_ondemand())?;
+        if told(fault, got)?.is_none() {
+            device.bind_ondemand().context("the next try")?;
+        }
+        Ok(())
+    })?;
+    all_is_well(lab, cache.dir())
+}
+
+fn bind_into_an_empty_directory(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let mut number = 0;
+    each_allocation("bind that makes the directories", 20, 1, |fault| {
+        number += 1;
+        let dir = cache.dir().join(number.to_string());
+        fs::create_dir(&dir)?;
+        let device = free_device(&dir)?;
+        let got = fault.during(|| device.bind_ondemand())?;
+        if told(fault, got)?.is_none() {
+            device.bind_ondemand().context("the next try")?;
+        }
+        drop(device);
+        eventually("the directory is free", || fs::remove_dir_all(&dir).is_ok())
+    })
+}
+
+/// Mounts under the fault.  An image that could not be mounted can be then, and is right.
+fn open(lab: &Lab, fault: &mut Fault, block: u32, failed: &mut u32) -> Result<()> {
+    let mount = match fault.during(|| mount(lab))?? {
+        Ok(mount) => {
+            // The blob was opened in the background.  If that failed, FS-Cache has no cache for
+            // it, and says so.
+            match read(&mount, block)? {
+                Err(error) if errno(&error) == Some(Errno::NOBUFS) => {}
+                got => {
+                    if right_or_eio(got, block)? == Outcome::Right {
+                        return unmount(mount);
+                    }
+                }
+            }
+            unmount(mount)?;
+            mounted(lab)
+        }
+        Err(error) => {
+            ensure!(fault.hit(), "{error} although there was memory");
+            withdrawn()?;
+            mounted(lab)
+        }
+    };
+    *failed += 1;
+    let mount = mount.context("the next try")?;
+    read_right(&mount, block)?;
+    unmount(mount)
+}
+
+/// The cache files of the image and of its blob, which is opened behind the mount's back.
+fn made_files(lab: &Lab, cache: &Cache) -> Result<Vec<std::path::PathBuf>> {
+    let mount = mounted(lab)?;
+    read_right(&mount, 3)?;
+    unmount(mount)?;
+    let files = cache_files(cache.dir());
+    ensure!(files.len() == 2, "{} cache files", files.len());
+    Ok(files)
+}
+
+fn open_of_a_new_file(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let _daemon = serve(cache.dir(), Manner::Serve)?;
+    let files = made_files(lab, &cache)?;
+    let mut failed = 0;
+    // How many there are depends on what ext4 has in memory: 78 to 100.
+    each_allocation("open of new files", 15, 11, |fault| {
+        for file in &files {
+            // It was not made if the fault has prevented it.
+            let _ = fs::remove_file(file);
+        }
+        open(lab, fault, 3, &mut failed)
+    })?;
+    println!("{failed} times the image had to be mounted again");
+    Ok(())
+}
+
+fn open_of_a_file_that_is_there(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = serve(cache.dir(), Manner::Serve)?;
+    let mount = mounted(lab)?;
+    read_right(&mount, 3)?;
+    unmount(mount)?;
+    let mut failed = 0;
+    each_allocation("open of files that are there", 12, 5, |fault| {
+        open(lab, fault, 3, &mut failed)
+    })?;
+    println!("{failed} times the image had to be mounted again");
+    let reads = daemon.reads();
+    let mount = mounted(lab)?;
+    read_right(&mount, 3)?;
+    ensure!(daemon.reads() == reads, "what was cached is lost");
+    unmount(mount)
+}
+
+/// The 256 directories of a volume are made, with thousands of allocations.
+fn first_open_of_a_volume(lab: &Lab) -> Result<()> {
+    if !in_ci() {
+        return Err(Skip("it takes minutes; set CI".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    let _daemon = serve(cache.dir(), Manner::Serve)?;
+    let mut failed = 0;
+    each_allocation("open in a new volume", 12, 499, |fault| {
+        open(lab, fault, 3, &mut failed)?;
+        let volume = cache.dir().join("cache/Ierofs,meta");
+        // FS-Cache lets the volume go behind the mount's back.
+        eventually("the volume is free", || fs::remove_dir_all(&volume).is_ok())
+    })?;
+    println!("{failed} times the image had to be mounted again");
+    Ok(())
+}
+
+/// A mount in the background whose OPEN is left to the test.
+struct Opening {
+    mount: thread::JoinHandle<Result<Mount, Errno>>,
+    device: Device,
+}
+
+impl Opening {
+    fn new(lab: &Lab, cache: &Cache) -> Result<Opening> {
+        let device = free_device(cache.dir())?;
+        device.bind_ondemand()?;
+        let mount = Mount::in_background(lab.base(), "meta");
+        ensure!(device.wait(Some(*BOUND))?, "no OPEN");
+        Ok(Opening { mount, device })
+    }
+
+    /// Serves it to its end, which must be a good one.
+    fn serve(self) -> Result<()> {
+        let _daemon = Daemon::patient(self.device, blobs(Manner::Serve))?;
+        let mount = in_time("a mount", self.mount)?.context("mounting")?;
+        read_right(&mount, 5)?;
+        unmount(mount)
+    }
+}
+
+/// read(2) of the device fails, and the request is as new as before.
+fn delivery_of_an_open(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let peer = lab.is_peer();
+    each_allocation("delivery of an OPEN", 3, 1, |fault| {
+        let opening = Opening::new(lab, &cache)?;
+        let got = fault.during(|| opening.device.next_request())?;
+        match told(fault, got)? {
+            None if peer => {
+                // On C the request fails with the read(2).
+                let got = in_time("a mount", opening.mount)?;
+                ensure!(got.is_err(), "mounted without an answer");
+                Ok(())
+            }
+            None => opening.serve(),
+            Some(request) => {
+                ensure!(request.is_some(), "no request");
+                drop(request);
+                if peer {
+                    drop(opening.device);
+                    let _ = in_time("a mount", opening.mount)?;
+                    return Ok(());
+                }
+                // Its fd is closed without an answer.
+                opening.device.restore()?;
+                opening.serve()
+            }
+        }
+    })
+}
+
+/// An answer that was not taken can be given again.
+fn copen(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    each_allocation("copen", 1, 1, |fault| {
+        let opening = Opening::new(lab, &cache)?;
+        let request = opening.device.next_request()?;
+        let Some(cachefiles_client::Request::Open { msg_id, .. }) = &request else {
+            bail!("not an OPEN: {request:?}");
+        };
+        let answer = || opening.device.copen(*msg_id, Err(Errno::NOENT));
+        let got = fault.during(answer)?;
+        if told(fault, got)?.is_none() {
+            answer().context("the next try")?;
+        }
+        let got = in_time("a mount", opening.mount)?;
+        ensure!(got.is_err(), "mounted what the daemon has refused");
+        Ok(())
+    })
+}
+
+/// A mounted image, and the daemon that serves it; to be dropped from the last to the first.
+fn scene(lab: &Lab, manner: Manner) -> Result<(Cache, Daemon, Mount)> {
+    let cache = lab.cache()?;
+    let daemon = serve(cache.dir(), manner)?;
+    let mount = mounted(lab)?;
+    Ok((cache, daemon, mount))
+}
+
+fn read_of_what_is_missing(lab: &Lab) -> Result<()> {
+    let (_cache, daemon, mount) = scene(lab, Manner::Serve)?;
+    let block = each_read("read of a missing block", 10, &mount, || Ok(()))?;
+    forget_pages(&mount)?;
+    let reads = daemon.reads();
+    for block in 1..=block {
+        read_right(&mount, block)?;
+    }
+    ensure!(daemon.reads() == reads, "what was read is not cached");
+    unmount(mount)
+}
+
+fn read_of_what_is_there(lab: &Lab) -> Result<()> {
+    let (_cache, daemon, mount) = scene(lab, Manner::Serve)?;
+    read_right(&mount, 1)?;
+    let reads = daemon.reads();
+    let mut failed = 0;
+    each_allocation("read of a cached block", 3, 1, |fault| {
+        forget_pages(&mount)?;
+        let got = fault.during(|| read(&mount, 1))??;
+        if right_or_eio(got, 1)? == Outcome::Failed {
+            ensure!(fault.hit(), "EIO although there was memory");
+            failed += 1;
+        }
+        read_right(&mount, 1).context("the next try")
+    })?;
+    println!("{failed} times the reader got EIO");
+    ensure!(
+        daemon.reads() == reads,
+        "the daemon was asked for what it has sent"
+    );
+    unmount(mount)
+}
+
+/// Writes, and what the writes left is data or a hole.  Then they work.
+fn writes(lab: &Lab, what: &str, pieces: &[(usize, usize)]) -> Result<()> {
+    let (_cache, daemon, mount) = scene(lab, Manner::Manual)?;
+    let open = daemon.open()?;
+    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    // The lookup ends, and the file is there.
+    eventually("the file can be written", || {
+        open.object.write_at(&bytes(0, BLOCK as usize), 0).is_ok()
+    })?;
+    let len = 2 * BLOCK as usize;
+    let (mut block, mut failed) = (1, 0);
+    each_allocation(what, 3, 1, |fault| {
+        let data = bytes(block, len);
+        let at = u64::from(block) * BLOCK;
+        let write = || -> io::Result<()> {
+            for (from, to) in pieces {
+                let piece = data.get(*from..*to).unwrap_or_default();
+                open.object.write_all_at(piece, at + *from as u64)?;
+            }
+            Ok(())
+        };
+        let got = fault.during(write)?;
+        if told(fault, got)?.is_none() {
+            failed += 1;
+            for block in [block, block + 1] {
+                let reader = read_block(&mount.path("file"), block);
+                while !reader.is_finished() {
+                    // What is missing is not sent now.
+                    if let Ok(read) = daemon.read_within(std::time::Duration::from_millis(2)) {
+                        open.object.complete_read(read.msg_id)?;
+                    }
+                }
+                right_or_eio(in_time("a reader", reader)?, block)?;
+            }
+            write().context("the next try")?;
+        }
+        for block in [block, block + 1] {
+            read_right(&mount, block)?;
+        }
+        block += 2;
+        Ok(())
+    })?;
+    println!("{failed} times the write failed");
+    drop(open);
+    unmount(mount)
+}
+
+fn write(lab: &Lab) -> Result<()> {
+    writes(lab, "write of two blocks", &[(0, 2 * BLOCK as usize)])
+}
+
+fn write_in_odd_pieces(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        // C refuses what does not begin at a page: see anon_fd:unaligned_buffer.
+        return Err(Skip("C takes no odd pieces".to_owned()).into());
+    }
+    let pieces = [(0, 100), (100, 5000), (5000, 8192)];
+    writes(lab, "write in odd pieces", &pieces)
+}
+
+/// The blob's fd, which the test has opened and alone holds.
+type Held = Option<std::sync::Arc<cachefiles_client::ObjectFd>>;
+
+/// Answers what is left to the test until the reader has ended.
+fn serve_until_done(
+    daemon: &Daemon,
+    held: &mut Held,
+    reader: thread::JoinHandle<io::Result<Vec<u8>>>,
+) -> Result<io::Result<Vec<u8>>> {
+    let start = std::time::Instant::now();
+    while !reader.is_finished() && start.elapsed() < *BOUND {
+        match daemon.event_within(SHORT) {
+            Ok(Event::Open {
+                msg_id,
+                object_id,
+                object,
+                ..
+            }) => {
+                daemon.forget(object_id)?;
+                *held = Some(object);
+                daemon.device()?.copen(msg_id, Ok(SIZE))?;
+            }
+            Ok(Event::Read {
+                msg_id,
+                offset,
+                len,
+                ..
+            }) => {
+                let object = held.as_ref().context("a READ without an fd")?;
+                let data = bytes((offset / BLOCK) as u32, len as usize);
+                object.write_all_at(&data, offset)?;
+                object.complete_read(msg_id)?;
+            }
+            Ok(Event::Close { .. }) | Err(_) => {}
+        }
+    }
+    in_time("a reader", reader)
+}
+
+const SHORT: std::time::Duration = std::time::Duration::from_millis(2);
+
+/// The scene with the blob's fd in the test's hands alone.
+fn held_scene(lab: &Lab) -> Result<(Cache, Daemon, Mount, Held)> {
+    let (cache, daemon, mount) = scene(lab, Manner::Manual)?;
+    let open = daemon.open()?;
+    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.forget(open.object_id)?;
+    Ok((cache, daemon, mount, Some(open.object)))
+}
+
+/// close(2) of an anonymous fd with a READ pending that was delivered through it: the READ is
+/// new again behind a new OPEN, or its reader gets EIO.
+fn closing_the_fd(lab: &Lab) -> Result<()> {
+    let (_cache, daemon, mount, mut held) = held_scene(lab)?;
+    let (mut block, mut failed) = (0, 0);
+    // On C closing allocates nothing, and the READ waits until somebody says `restore`.
+    let at_least = if lab.is_peer() { 0 } else { 1 };
+    each_allocation("close(2) of an anonymous fd", at_least, 1, |fault| {
+        block += 1;
+        let reader = read_block(&mount.path("file"), block);
+        match daemon.event()? {
+            Event::Read { object: None, .. } => {}
+            other => bail!("not a READ: {other:?}"),
+        }
+        let object = held.take().context("no fd")?;
+        ensure!(
+            std::sync::Arc::strong_count(&object) == 1,
+            "the fd is not the test's alone"
+        );
+        fault.during(|| drop(object))?;
+        if lab.is_peer() {
+            daemon.device()?.restore()?;
+        }
+        let got = serve_until_done(&daemon, &mut held, reader)?;
+        if right_or_eio(got, block)? == Outcome::Failed {
+            ensure!(fault.hit(), "EIO although there was memory");
+            failed += 1;
+        }
+        let reader = read_block(&mount.path("file"), block);
+        let got = serve_until_done(&daemon, &mut held, reader)?;
+        crate::stage::expect_data(got, block).context("the next try")
+    })?;
+    println!("{failed} times the reader got EIO");
+    drop(held);
+    unmount(mount)
+}
+
+/// `restore` that fails changes nothing; then it makes the READ new.
+fn restore(lab: &Lab) -> Result<()> {
+    let (_cache, daemon, mount, mut held) = held_scene(lab)?;
+    let mut block = 0;
+    each_allocation("restore", 1, 1, |fault| {
+        block += 1;
+        let reader = read_block(&mount.path("file"), block);
+        drop(daemon.event()?);
+        let device = daemon.device()?;
+        let got = fault.during(|| device.restore())?;
+        if told(fault, got)?.is_none() {
+            device.restore().context("the next try")?;
+        }
+        let got = serve_until_done(&daemon, &mut held, reader)?;
+        crate::stage::expect_data(got, block)
+    })?;
+    drop(held);
+    unmount(mount)
+}
+
+/// A read of what is missing, of an object whose fd the daemon has closed.
+fn reopening(lab: &Lab) -> Result<()> {
+    let (_cache, daemon, mount) = scene(lab, Manner::Serve)?;
+    read_right(&mount, 0)?;
+    each_read("read that reopens", 15, &mount, || daemon.forget_all())?;
+    unmount(mount)
+}
+
+/// What cannot be committed is fetched again.
+fn withdrawal(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = serve(cache.dir(), Manner::Serve)?;
+    let files = made_files(lab, &cache)?;
+    let (mut rounds, mut lost) = (0, 0);
+    each_allocation("withdrawal of new files", 10, 1, |fault| {
+        for file in &files {
+            let _ = fs::remove_file(file);
+        }
+        let mount = mounted(lab)?;
+        read_right(&mount, 7)?;
+        fault.during(|| unmount(mount))??;
+        rounds += 1;
+        lost += u32::from(cache_files(cache.dir()).len() < files.len());
+        let reads = daemon.reads();
+        let mount = mounted(lab)?;
+        read_right(&mount, 7)?;
+        if !fault.hit() {
+            ensure!(daemon.reads() == reads, "lost although there was memory");
+        }
+        unmount(mount)
+    })?;
+    println!("{lost} times of {rounds} a file was not kept");
+    Ok(())
+}
+
+/// The cache goes with an image mounted.
+fn unbinding(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    all_is_well(lab, cache.dir())?;
+    let files = cache_files(cache.dir());
+    each_allocation("end of a cache in use", 10, 1, |fault| {
+        for file in &files {
+            let _ = fs::remove_file(file);
+        }
+        let mut daemon = serve(cache.dir(), Manner::Serve)?;
+        let mount = mounted(lab)?;
+        read_right(&mount, 7)?;
+        fault.during(|| daemon.stop())??;
+        unmount(mount)?;
+        let _daemon = serve(cache.dir(), Manner::Serve)?;
+        let mount = mounted(lab)?;
+        read_right(&mount, 7)?;
+        unmount(mount)
+    })
+}
+
+fn cull(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let daemon = serve(cache.dir(), Manner::Serve)?;
+    let dir = cache.dir().join("cache");
+    env::set_current_dir(&dir)?;
+    let result = cull_here(daemon.device()?, &dir);
+    env::set_current_dir("/")?;
+    result?;
+    let mount = mounted(lab)?;
+    read_right(&mount, 7)?;
+    unmount(mount)
+}
+
+fn cull_here(device: &Device, dir: &Path) -> Result<()> {
+    let victim = dir.join("victim");
+    let cull = || device.command(b"cull victim");
+    each_allocation("cull of a file", 3, 1, |fault| {
+        fs::write(&victim, "victim")?;
+        let got = fault.during(cull)?;
+        if told(fault, got)?.is_none() {
+            ensure!(victim.exists(), "a cull that failed has culled");
+            cull().context("the next try")?;
+        }
+        ensure!(!victim.exists(), "not culled");
+        Ok(())
+    })?;
+    each_allocation("cull of a directory", 4, 1, |fault| {
+        fs::create_dir(&victim)?;
+        let got = fault.during(cull)?;
+        if told(fault, got)?.is_none() {
+            ensure!(victim.exists(), "a cull that failed has culled");
+            cull().context("the next try")?;
+        }
+        ensure!(!victim.exists(), "not culled");
+        Ok(())
+    })
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the cases of failing memory and failing disks share: an image of many blocks, readers
+//! that must get the right bytes or an error, and waiting for a withdrawal to end.
+
+use crate::{
+    blob::{Aligned, Blob},
+    daemon::{Blobs, Daemon, Manner},
+    fault::each_allocation,
+    image::{Image, BLOCK},
+    lab::{eventually, free_device, Lab},
+    mount::{try_mount, Mount},
+    patience::{patiently, within},
+    raw::errno,
+    stage::{self, expect_data, read_block},
+};
+use anyhow::{bail, ensure, Context, Result};
+use cachefiles_client::Errno;
+use rustix::fs::{fadvise, Advice};
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use walkdir::WalkDir;
+
+/// How many blocks the blob has.
+pub const BLOCKS: u32 = 2048;
+/// The blob's size.
+pub const SIZE: u64 = BLOCKS as u64 * BLOCK;
+
+/// How long anything may take that a fault must not make last for ever.
+pub static BOUND: LazyLock<Duration> = LazyLock::new(|| patiently(Duration::from_secs(20)));
+
+/// An image with one file whose bytes are those of a blob, which is served in this manner.
+pub fn blobs(manner: Manner) -> Blobs {
+    let chunks: Vec<(u16, u32)> = (0..BLOCKS).map(|block| (1, block)).collect();
+    let source = Blob::Pattern {
+        seed: stage::SEED,
+        size: SIZE,
+    };
+    Blobs::new()
+        .with(
+            "meta",
+            Image::new().device("blob").file("file", 0, chunks).build(),
+        )
+        .with_manner("blob", source, manner)
+}
+
+/// Reads block after block, each for the first time and after `before`, with each allocation of that
+/// failed once; how many blocks they were.
+pub fn each_read(
+    what: &str,
+    at_least: u32,
+    mount: &Mount,
+    before: impl Fn() -> Result<()>,
+) -> Result<u32> {
+    let (mut block, mut failed) = (0, 0);
+    each_allocation(what, at_least, 1, |fault| {
+        block += 1;
+        before()?;
+        let got = fault.during(|| read(mount, block))??;
+        if right_or_eio(got, block)? == Outcome::Failed {
+            ensure!(fault.hit(), "EIO although there was memory");
+            failed += 1;
+        }
+        read_right(mount, block).context("the next try")
+    })?;
+    println!("{failed} times the reader got EIO");
+    Ok(block)
+}
+
+/// A daemon that bears faults.
+pub fn serve(dir: &Path, manner: Manner) -> Result<Daemon> {
+    let device = free_device(dir)?;
+    device.bind_ondemand()?;
+    Daemon::patient(device, blobs(manner))
+}
+
+/// The result of a thread that no fault may keep for ever.
+pub fn in_time<T>(what: &str, thread: JoinHandle<T>) -> Result<T> {
+    within(*BOUND, what, thread)
+}
+
+/// Tries to mount, and for no longer than is decent.
+pub fn mount(lab: &Lab) -> Result<Result<Mount, Errno>> {
+    let base = lab.base().to_owned();
+    in_time(
+        "a mount",
+        thread::spawn(move || try_mount(&base, b"meta", b"")),
+    )
+}
+
+/// Mounts, which must work.
+pub fn mounted(lab: &Lab) -> Result<Mount> {
+    mount(lab)?.context("mounting")
+}
+
+/// Unmounts, and waits until the cache has no object any more: withdrawing them is the work of
+/// FS-Cache's own threads.
+pub fn unmount(mut mount: Mount) -> Result<()> {
+    in_time("an unmount", thread::spawn(move || mount.unmount()))??;
+    withdrawn()
+}
+
+/// Waits until the cache has no object.
+pub fn withdrawn() -> Result<()> {
+    eventually("the objects are withdrawn", || {
+        objects().is_ok_and(|n| n == 0)
+    })
+}
+
+/// The objects that FS-Cache counts in all caches.
+fn objects() -> Result<u32> {
+    let text = fs::read_to_string("/proc/fs/fscache/caches")?;
+    let counts = text.lines().skip(2);
+    counts
+        .map(|line| {
+            let count = line.split_whitespace().nth(3).context("no count")?;
+            Ok(count.parse::<u32>()?)
+        })
+        .sum()
+}
+
+/// What became of a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The right bytes.
+    Right,
+    /// EIO.
+    Failed,
+}
+
+/// A reader must have got the right bytes or EIO: never zeros, never others.
+pub fn right_or_eio(got: io::Result<Vec<u8>>, block: u32) -> Result<Outcome> {
+    match got {
+        Ok(bytes) => expect_data(Ok(bytes), block).map(|()| Outcome::Right),
+        Err(error) if errno(&error) == Some(Errno::IO) => Ok(Outcome::Failed),
+        Err(error) => bail!("block {block}: a reader got {error}"),
+    }
+}
+
+/// Reads a block in another thread, for no longer than is decent.
+pub fn read(mount: &Mount, block: u32) -> Result<io::Result<Vec<u8>>> {
+    in_time("a reader", read_block(&mount.path("file"), block))
+}
+
+/// Reads a block, which must work.
+pub fn read_right(mount: &Mount, block: u32) -> Result<()> {
+    expect_data(read(mount, block)?, block)
+}
+
+/// Has the page cache forget the file, so that the cache is asked again.
+pub fn forget_pages(mount: &Mount) -> Result<()> {
+    Ok(fadvise(
+        File::open(mount.path("file"))?,
+        0,
+        None,
+        Advice::DontNeed,
+    )?)
+}
+
+/// The cache files under a cache's directory.
+pub fn cache_files(dir: &Path) -> Vec<PathBuf> {
+    WalkDir::new(dir.join("cache"))
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| entry.into_path())
+        .collect()
+}
+
+/// The blob's bytes from a block on, where direct I/O takes them.
+pub fn bytes(block: u32, len: usize) -> Aligned {
+    let mut bytes = Aligned::new(len);
+    crate::blob::pattern(stage::SEED, u64::from(block) * BLOCK, &mut bytes);
+    bytes
+}
