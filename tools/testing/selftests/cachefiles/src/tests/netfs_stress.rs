@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Network file systems under load: the File System eXerciser, and several writers at once whose
+//! files are compared with what they have written; both also on a cache that is too small, which a
+//! daemon culls meanwhile.
+//!
+//! What is done is drawn from a seed, which is printed: `CACHEFILES_SEED` gives it again.
+
+use super::{
+    netfs_files::{check_both, forget, publish, same, settle, PAGE},
+    netfs_scene::{check, content},
+};
+use crate::{
+    blob::{pattern, Aligned},
+    cachefilesd::{drop_pages, Counters, Keeper},
+    group,
+    kernel::drop_caches,
+    ktap::in_ci,
+    lab::Lab,
+    remote::{Client, Kind, Remote},
+};
+use anyhow::{ensure, Context, Result};
+use std::{
+    env,
+    fs::{self, File, OpenOptions},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::Duration,
+};
+
+group!("netfs_stress":
+    nfs4_fsx,
+    nfs3_fsx,
+    ninep_fsx,
+    nfs4_writers,
+    nfs3_writers,
+    ninep_writers,
+    nfs4_culled_under_writers,
+    ninep_culled_under_writers,
+);
+
+/// How many times as much is done where there is time.
+fn size() -> usize {
+    if in_ci() {
+        20
+    } else {
+        1
+    }
+}
+
+/// What a case draws from.
+fn seed() -> Result<u64> {
+    let seed = match env::var("CACHEFILES_SEED") {
+        Ok(seed) if !seed.is_empty() => seed.parse()?,
+        _ => fastrand::u64(..1 << 32),
+    };
+    println!("CACHEFILES_SEED={seed}");
+    Ok(seed)
+}
+
+/// What fsx does, and how often beside the rest.  Allocating and punching is what neither of these file
+/// systems can.
+const FSX: &str = "
+flen = 262144
+[opsize]
+max = 40000
+[weights]
+close_open = 2
+read = 10
+write = 10
+mapread = 10
+mapwrite = 10
+invalidate = 2
+truncate = 4
+fsync = 2
+fdatasync = 1
+sendfile = 2
+posix_fadvise = 6
+copy_file_range = 2
+";
+
+/// fsx knows after each operation what its file must be.  In the end the server and the cache have it
+/// as well.
+fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
+    let cache = lab.cache_of(64)?;
+    let remote = Remote::new(lab, kind)?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    let mut client = remote.mount()?;
+    let seed = seed()?;
+    let operations = 300 * size();
+    let config = lab.base().join("fsx.toml");
+    fs::write(&config, FSX)?;
+    let program = env::current_exe()?.with_file_name("fsx");
+    let output = Command::new(&program)
+        .arg("-f")
+        .arg(&config)
+        .args(["-S", &seed.to_string(), "-N", &operations.to_string()])
+        .arg("-P")
+        .arg(lab.base())
+        .arg(client.path("file"))
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| program.display().to_string())?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let lines: Vec<&str> = said.lines().collect();
+        let last = lines.len().saturating_sub(60);
+        println!("{}", lines[last..].join("\n"));
+    }
+    ensure!(output.status.success(), "fsx: {}", output.status);
+    settle()?;
+    let bytes = fs::read(remote.path("file"))?;
+    println!("{operations} operations, {} bytes in the end", bytes.len());
+    for when in ["at the end", "again"] {
+        check(&client.path("file"), &bytes).context(when)?;
+        drop_pages()?;
+    }
+    client.unmount()?;
+    client = remote.mount()?;
+    check(&client.path("file"), &bytes).context("after another mount")?;
+    settle()?;
+    drop_caches()?;
+    check(&client.path("file"), &bytes).context("after another mount")
+}
+
+fn nfs4_fsx(lab: &Lab) -> Result<()> {
+    fsx(lab, Kind::Nfs(4))
+}
+
+fn nfs3_fsx(lab: &Lab) -> Result<()> {
+    fsx(lab, Kind::Nfs(3))
+}
+
+fn ninep_fsx(lab: &Lab) -> Result<()> {
+    fsx(lab, Kind::NineP)
+}
+
+/// How long a file may become.
+const MOST: usize = 100 * PAGE;
+
+/// A file, and what it must be.
+struct Model {
+    name: String,
+    image: Vec<u8>,
+}
+
+/// One writer, with files of its own.
+struct Writer {
+    random: fastrand::Rng,
+    models: Vec<Model>,
+    written: u64,
+}
+
+impl Writer {
+    fn new(remote: &Remote, number: usize, files: usize, seed: u64) -> Result<Writer> {
+        let mut random = fastrand::Rng::with_seed(seed + number as u64);
+        let mut models = vec![];
+        for file in 0..files {
+            let name = format!("file-{number}-{file}");
+            let image = content(random.u64(..), random.usize(MOST / 2..MOST));
+            publish(remote, &name, &image)?;
+            models.push(Model { name, image });
+        }
+        Ok(Writer {
+            random,
+            models,
+            written: 0,
+        })
+    }
+
+    /// Does so many operations on one of the files.
+    fn work(&mut self, client: &Path, operations: usize) -> Result<()> {
+        let model = self.random.usize(..self.models.len());
+        let path = client.join(&self.models[model].name);
+        let mut file = open(&path, 0)?;
+        for _ in 0..operations {
+            let drawn = self.random.u32(..100);
+            self.one(&mut file, &path, model, drawn)
+                .with_context(|| format!("{}, drawn {drawn}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn one(&mut self, file: &mut File, path: &Path, model: usize, drawn: u32) -> Result<()> {
+        let random = &mut self.random;
+        let image = &mut self.models[model].image;
+        let size = image.len();
+        match drawn {
+            0..40 => {
+                let at = random.usize(..=size);
+                let len = random.usize(..=(size - at).min(50_000));
+                let mut got = vec![0; len];
+                file.read_exact_at(&mut got, at as u64)?;
+                same(&format!("read at {at}"), &got, &image[at..at + len])?;
+            }
+            40..65 => {
+                let at = random.usize(..=(size + 2 * PAGE).min(MOST));
+                let len = random.usize(..=(MOST - at).min(50_000));
+                self.written += 1;
+                let mut bytes = vec![0; len];
+                pattern(random.u64(..), 0, &mut bytes);
+                file.write_all_at(&bytes, at as u64)?;
+                write(image, at, &bytes);
+            }
+            65..72 => {
+                let size = random.usize(..MOST);
+                file.set_len(size as u64)?;
+                image.resize(size, 0);
+            }
+            72..78 => file.sync_all()?,
+            78..85 => *file = open(path, 0)?,
+            85..90 => {
+                let at = random.usize(..=size / PAGE) * PAGE;
+                let mut got = Aligned::new(random.usize(1..8) * PAGE);
+                let direct = open(path, libc::O_DIRECT)?;
+                let len = direct.read_at(&mut got, at as u64)?;
+                let want = &image[at..size.min(at + got.len())];
+                same(&format!("read directly at {at}"), &got[..len], want)?;
+            }
+            90..95 => {
+                let at = random.usize(..90) * PAGE;
+                let mut bytes = Aligned::new(random.usize(1..8) * PAGE);
+                pattern(random.u64(..), 0, &mut bytes);
+                open(path, libc::O_DIRECT)?.write_all_at(&bytes, at as u64)?;
+                write(image, at, &bytes);
+            }
+            _ => forget(path)?,
+        }
+        Ok(())
+    }
+
+    /// All files are what they must be.
+    fn compare(&self, client: &Client, remote: &Remote) -> Result<()> {
+        for model in &self.models {
+            check_both(client, remote, &model.name, &model.image)?;
+        }
+        Ok(())
+    }
+}
+
+fn open(path: &Path, flags: i32) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(flags);
+    options
+        .open(path)
+        .with_context(|| format!("opening {}", path.display()))
+}
+
+/// Writes into an image, with zeros between its end and what is new.
+fn write(image: &mut Vec<u8>, at: usize, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    image.resize(image.len().max(at + bytes.len()), 0);
+    image[at..at + bytes.len()].copy_from_slice(bytes);
+}
+
+/// All writers at once, while the pages are taken out of memory again and again.
+fn all_at_once(client: &Path, writers: &mut [Writer], operations: usize) -> Result<()> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let dropper = scope.spawn(|| -> Result<()> {
+            while !over.load(Ordering::SeqCst) {
+                drop_pages()?;
+                thread::sleep(Duration::from_millis(100));
+            }
+            Ok(())
+        });
+        let at_work: Vec<_> = writers
+            .iter_mut()
+            .map(|writer| scope.spawn(|| writer.work(client, operations)))
+            .collect();
+        let results: Vec<_> = at_work.into_iter().map(|thread| thread.join()).collect();
+        over.store(true, Ordering::SeqCst);
+        let dropped = dropper.join();
+        for result in results.into_iter().chain([dropped]) {
+            result.ok().context("a thread panicked")??;
+        }
+        Ok(())
+    })
+}
+
+/// While this lives nfsd delegates nothing.  It does so by leases, which it has to break for who looks
+/// at the server's side; when the client is slow to give one back, nfsd of 6.12 warns in
+/// `revoke_delegation()`.
+struct NoLeases(String);
+
+impl NoLeases {
+    const SWITCH: &str = "/proc/sys/fs/leases-enable";
+
+    fn begin() -> Result<NoLeases> {
+        let before = fs::read_to_string(Self::SWITCH)?;
+        fs::write(Self::SWITCH, "0")?;
+        Ok(NoLeases(before))
+    }
+}
+
+impl Drop for NoLeases {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(Self::SWITCH, &self.0) {
+            crate::lab::cleanup_failed(&format!("{}: {error}", Self::SWITCH));
+        }
+    }
+}
+
+/// Writers whose cache is so large, in several mounts.
+fn writers(lab: &Lab, kind: Kind, mib: u64, files: usize, rounds: usize) -> Result<()> {
+    let _no_leases = NoLeases::begin()?;
+    let cache = lab.cache_of(mib)?;
+    let remote = Remote::new(lab, kind)?;
+    let mut keeper = Keeper::start(cache.dir())?;
+    let seed = seed()?;
+    let before = Counters::now()?;
+    let mut writers = (0..4)
+        .map(|number| Writer::new(&remote, number, files, seed))
+        .collect::<Result<Vec<_>>>()?;
+    for round in 0..rounds {
+        let mut client = remote.mount()?;
+        let dir: PathBuf = client.dir().to_owned();
+        all_at_once(&dir, &mut writers, 30 * size())?;
+        settle()?;
+        for when in ["at the end", "with the pages dropped", "again"] {
+            for writer in &writers {
+                let same = writer.compare(&client, &remote);
+                same.with_context(|| format!("{when} of round {round}"))?;
+            }
+            settle()?;
+            drop_caches()?;
+        }
+        client.unmount()?;
+    }
+    let moved = Counters::now()?.since(&before);
+    let written: u64 = writers.iter().map(|writer| writer.written).sum();
+    println!(
+        "{written} cached writes; the cache: {} reads, {} writes, {} without space, {} files culled",
+        moved.get("IO.rd"),
+        moved.get("IO.wr"),
+        moved.get("NoSpace.nwr"),
+        moved.get("NoSpace.cull"),
+    );
+    ensure!(
+        moved.get("IO.rd") > 0 && moved.get("IO.wr") > 0,
+        "the cache was not used: {moved:?}"
+    );
+    keeper.stop()
+}
+
+fn nfs4_writers(lab: &Lab) -> Result<()> {
+    writers(lab, Kind::Nfs(4), 64, 2, 1)
+}
+
+fn nfs3_writers(lab: &Lab) -> Result<()> {
+    writers(lab, Kind::Nfs(3), 64, 2, 1)
+}
+
+fn ninep_writers(lab: &Lab) -> Result<()> {
+    writers(lab, Kind::NineP, 64, 2, 1)
+}
+
+/// The files are larger than the cache, whose daemon culls what no mount uses.
+fn nfs4_culled_under_writers(lab: &Lab) -> Result<()> {
+    writers(lab, Kind::Nfs(4), 8, 4, 2)
+}
+
+fn ninep_culled_under_writers(lab: &Lab) -> Result<()> {
+    writers(lab, Kind::NineP, 8, 4, 2)
+}
