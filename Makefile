@@ -18,10 +18,22 @@ demo:	## run a program from an image that is fetched on demand
 	@scripts/demo
 
 check:	## all tests; T=name runs one selftest, T=name:subtest a part of it
-	@scripts/check $(T)
+	@scripts/check $(strip $(T))
 
 check-debug: ## the kselftests on a kernel that finds memory and locking bugs
-	@FLAVOUR=debug VM_TIMEOUT=3000 scripts/check $(T)
+	@FLAVOUR=debug scripts/check $(strip $(T))
+
+check-power: ## CUTS=20 power cuts of the VM while it fills a cache; SEED=number
+	@CUTS=$${CUTS:-20} scripts/check power_cut
+
+fuzz:	## a daemon gone mad in the VM, for SECONDS=... or until a failure
+	@scripts/fuzz $(SECONDS)
+
+fuzz-host: ## the command and message code under libFuzzer, likewise
+	@FUZZ_SECONDS=$(SECONDS) scripts/fuzz-host $(strip $(T))
+
+bench:	## what reads and fills cost, in instructions, here and in C
+	@scripts/bench
 
 kernel:	## build the test kernel
 	@scripts/kernel build test
@@ -66,6 +78,6 @@ paths:	## where the products are, one NAME=path a line
 clean:	## remove what was built in this tree (the cache of slow products stays)
 	@rm -rf build
 
-.PHONY: help demo check check-debug kernel module daemon shell fmt lint paths clean
+.PHONY: help demo check check-debug check-power fuzz fuzz-host bench kernel module daemon shell fmt lint paths clean
 
 -include scripts/kbuild.mk
