@@ -26,28 +26,13 @@ impl Backing {
     /// A fresh ext4 of this size on the RAM disk with this number.
     pub fn ext4(base: &Path, number: u32, mib: u64) -> Result<Backing> {
         let device = ram_disk(number)?;
-        run(
-            "mkfs.ext4",
-            &[
-                "-q",
-                "-F",
-                "-b",
-                "4096",
-                "-E",
-                "lazy_itable_init=1",
-                &device,
-                &format!("{mib}M"),
-            ],
-        )?;
+        format(&device, &[&format!("{mib}M")])?;
         Backing::mount(base, &device, "ext4", MountFlags::empty(), "")
     }
 
     /// A fresh ext4 on a device.
     pub fn ext4_on(base: &Path, device: &str) -> Result<Backing> {
-        run(
-            "mkfs.ext4",
-            &["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device],
-        )?;
+        format(device, &[])?;
         Backing::mount(base, device, "ext4", MountFlags::empty(), "")
     }
 
@@ -109,6 +94,12 @@ impl Drop for Backing {
             }
         }
     }
+}
+
+/// Makes an ext4 on a device, as large as the device or as these words say.
+pub fn format(device: &str, size: &[&str]) -> Result<()> {
+    let options = ["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device];
+    run("mkfs.ext4", &[&options, size].concat()).map(drop)
 }
 
 /// The path of a RAM disk.

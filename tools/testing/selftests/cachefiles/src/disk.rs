@@ -6,7 +6,7 @@
 //! here: what is stored there, or what must come of its breaking.
 
 use crate::{
-    backing::{ram_disk, Backing},
+    backing::{format, ram_disk, Backing},
     kernel::run,
 };
 use anyhow::{Context, Result};
@@ -53,11 +53,8 @@ impl Disk {
     }
 
     /// A fresh ext4 on it, mounted.
-    pub fn format(&self, base: &Path) -> Result<Backing> {
-        run(
-            "mkfs.ext4",
-            &["-q", "-b", "4096", "-E", "lazy_itable_init=1", &self.device],
-        )?;
+    pub fn format_and_mount(&self, base: &Path) -> Result<Backing> {
+        format(&self.device, &[])?;
         self.mount(base)
     }
 

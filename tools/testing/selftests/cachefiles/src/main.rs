@@ -16,6 +16,7 @@ mod cachefilesd;
 mod claim;
 mod daemon;
 mod disk;
+mod error_injection;
 mod farm;
 mod fault;
 mod fuzz;

@@ -5,6 +5,7 @@
 
 use super::bugs_scene::{breathe, bytes, mounting, rounds, served, Again, Hand, Scene};
 use crate::{
+    error_injection::{Injection, IO_ERROR, NO_SPACE},
     group,
     image::BLOCK,
     kernel::{shrink_slabs, slab_objects},
@@ -200,23 +201,6 @@ fn cve_2026_43106(lab: &Lab) -> Result<()> {
     nothing_is_held(&hand, cache)
 }
 
-/// The switch of error injection, back to nothing when dropped.
-pub(super) struct Injection;
-
-const INJECTION: &str = "/proc/sys/cachefiles/error_injection";
-
-impl Injection {
-    pub(super) fn set(&self, value: &str) -> Result<()> {
-        fs::write(INJECTION, value).context(INJECTION)
-    }
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        let _ = self.set("0");
-    }
-}
-
 /// An attribute of a volume that cannot be read: the mount ends, one way or the other.
 fn eio_from_xattr_at_mount(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
@@ -239,11 +223,11 @@ fn eio_from_xattr_at_mount(lab: &Lab) -> Result<()> {
     for _ in rounds() {
         let hand = Hand::bind(&cache)?;
         hand.serve_all();
-        let injection = Injection;
-        let mut on = false;
+        let injection = Injection::of(0)?;
+        let mut value = 0;
         let toggler = Again::and_again(move || {
-            on = !on;
-            let _ = injection.set(if on { "2" } else { "0" });
+            value ^= IO_ERROR;
+            let _ = injection.turn(value);
         });
         let mount = hand
             .until_done(mounting(lab, "meta", ""))
@@ -337,8 +321,7 @@ fn short_write_is_not_reported_as_whole(lab: &Lab) -> Result<()> {
     let blob = hand.opened()?;
     // Until the lookup behind the answer is through, there is no file.
     served(&hand, &blob.object, &mount.file(), 63)?;
-    let injection = Injection;
-    injection.set("1")?;
+    let injection = Injection::of(NO_SPACE)?;
     let got = blob.object.write_at(&bytes(0, BLOCK), 0);
     drop(injection);
     expect_error(got, Errno::NOSPC, "a write when the disk says ENOSPC")?;

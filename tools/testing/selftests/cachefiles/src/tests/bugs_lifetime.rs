@@ -7,6 +7,7 @@ use super::bugs_scene::{
     at_once, breathe, bytes, lock, mounting, rounds, Again, Hand, Scene, AT_ONCE,
 };
 use crate::{
+    error_injection::{Injection, IO_ERROR},
     group,
     helper::Helper,
     image::BLOCK,
@@ -197,24 +198,6 @@ fn cve_2024_40913(lab: &Lab) -> Result<()> {
     serves_anew(lab, &hand)
 }
 
-/// The switch that makes all I/O of the cache fail; dropping it makes I/O good again.
-struct Injection;
-
-const INJECTION: &str = "/proc/sys/cachefiles/error_injection";
-
-impl Injection {
-    fn of_eio() -> Result<Injection> {
-        fs::write(INJECTION, "2").context(INJECTION)?;
-        Ok(Injection)
-    }
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        let _ = fs::write(INJECTION, "0");
-    }
-}
-
 /// An I/O error kills the cache with an OPEN and a READ pending: both fail at once.
 fn cve_2024_40935(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
@@ -225,7 +208,7 @@ fn cve_2024_40935(lab: &Lab) -> Result<()> {
     hand.read()?;
     let pending = mounting(lab, "blob2", "domain_id=d");
     let open = hand.open()?;
-    let injection = Injection::of_eio()?;
+    let injection = Injection::of(IO_ERROR)?;
     // A lookup in a volume that is open meets the error.
     let failing = mounting(lab, "meta3", "domain_id=d");
     ensure!(

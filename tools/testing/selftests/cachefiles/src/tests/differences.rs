@@ -4,12 +4,12 @@
 //! that no other case shows.  On C's module a case shows what C does.
 
 use super::{
-    bugs_cache::Injection,
     bugs_scene::{served, Hand, Mounted, Scene},
     eviction::{bound, give_back, polled, take_space, LEVELS, NOW},
 };
 use crate::{
     daemon::Manner,
+    error_injection::{Injection, NO_SPACE},
     group,
     image::BLOCK,
     kernel::{drop_caches, Kmsg},
@@ -290,8 +290,7 @@ fn attribute_that_cannot_be_set(lab: &Lab) -> Result<()> {
     expect_data(hand.until_done(read_block(&mount.file(), 0))?, 0)?;
     let file = layout::file(cache.dir(), "erofs,meta", b"blob")?;
     let log = Kmsg::from_now()?;
-    let injection = Injection;
-    injection.set("1")?;
+    let injection = Injection::of(NO_SPACE)?;
     mount.unmount()?;
     let mut failures = 0;
     // The image's file and the blob's; C does not come to the second one's name for certain.

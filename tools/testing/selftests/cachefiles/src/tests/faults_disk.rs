@@ -58,7 +58,7 @@ impl Scene<'_> {
     /// Some blocks are cached and committed; nothing is mounted.
     fn new(lab: &Lab) -> Result<Scene<'_>> {
         let disk = Disk::new("cachefiles-faults", 128)?;
-        let fs = disk.format(lab.base())?;
+        let fs = disk.format_and_mount(lab.base())?;
         let module = Module::load(lab.module())?;
         let mut scene = Scene {
             lab,

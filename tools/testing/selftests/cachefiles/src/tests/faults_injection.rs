@@ -9,6 +9,7 @@ use super::faults_scene::{
 };
 use crate::{
     daemon::{Daemon, Manner},
+    error_injection::{with, Injection, IO_ERROR, NO_SPACE, SWITCH},
     group,
     image::BLOCK,
     ktap::Skip,
@@ -36,26 +37,8 @@ group!("faults_injection":
     cull,
 );
 
-const SWITCH: &str = "/proc/sys/cachefiles/error_injection";
-
-/// Bit 0.
-const NO_SPACE: u32 = 1;
-/// Bit 1, which wins over the other.
-const IO_ERROR: u32 = 2;
 /// Bits that mean something, and one that does not.
 const VALUES: [u32; 4] = [NO_SPACE, IO_ERROR, NO_SPACE | IO_ERROR, 4];
-
-fn switch(value: u32) -> Result<()> {
-    fs::write(SWITCH, value.to_string()).with_context(|| format!("writing {value} to {SWITCH}"))
-}
-
-/// Does this with the switch on.
-fn with<T>(value: u32, what: impl FnOnce() -> T) -> Result<T> {
-    switch(value)?;
-    let result = what();
-    switch(0)?;
-    Ok(result)
-}
 
 /// What a value makes of a step that takes space.
 fn of_writing(value: u32) -> Option<Errno> {
@@ -123,8 +106,9 @@ fn all_is_well(lab: &Lab, cache: &Cache) -> Result<()> {
 /// It is there with the module, keeps what is written, takes numbers only, and goes with it.
 fn the_switch(lab: &Lab) -> Result<()> {
     let mut cache = cache(lab)?;
+    let injection = Injection::of(0)?;
     for value in [1, 2, 3, u32::MAX, 0] {
-        switch(value)?;
+        injection.turn(value)?;
         let text = fs::read_to_string(SWITCH)?;
         ensure!(text.trim() == value.to_string(), "{value} reads as {text}");
     }
@@ -232,11 +216,10 @@ fn mount_from_open(lab: &Lab, dir: &Path, value: u32) -> Result<(Daemon, Result<
     device.bind_ondemand()?;
     let mounting = Mount::in_background(lab.base(), "meta");
     ensure!(device.wait(Some(*BOUND))?, "no OPEN");
-    switch(value)?;
-    let daemon = Daemon::patient(device, blobs(Manner::Serve))?;
-    let got = in_time("a mount", mounting);
-    switch(0)?;
-    Ok((daemon, got?))
+    with(value, || {
+        let daemon = Daemon::patient(device, blobs(Manner::Serve))?;
+        Ok((daemon, in_time("a mount", mounting)?))
+    })?
 }
 
 /// The second half of a lookup, behind the OPEN: the attribute of a file that is there cannot be

@@ -7,6 +7,7 @@ use super::netfs_scene::{check, check_all, content, from_cache, name, publish, r
 use crate::{
     blob::{pattern, Aligned},
     cachefilesd::{drop_pages, settle, Counters, Keeper},
+    error_injection::{Injection, NO_SPACE},
     group,
     ktap::{Case, Group},
     lab::Lab,
@@ -242,24 +243,6 @@ fn ninep_direct_writes(lab: &Lab) -> Result<()> {
     check(&client.path(&file), &image).context("after another mount")
 }
 
-/// The error-injection switch; dropping it puts it back.
-struct Injection;
-
-impl Injection {
-    const SWITCH: &str = "/proc/sys/cachefiles/error_injection";
-
-    fn no_space() -> Result<Injection> {
-        fs::write(Self::SWITCH, "1").context("the error-injection switch")?;
-        Ok(Injection)
-    }
-}
-
-impl Drop for Injection {
-    fn drop(&mut self) {
-        let _ = fs::write(Self::SWITCH, "0");
-    }
-}
-
 /// A local write that the server has and the cache has not does not leave older data in the cache
 /// for who reads next.  C does leave it: 9P does not invalidate what could not be written.
 fn ninep_write_that_the_cache_cannot_take(lab: &Lab) -> Result<()> {
@@ -274,7 +257,7 @@ fn ninep_write_that_the_cache_cannot_take(lab: &Lab) -> Result<()> {
     let open = OpenOptions::new().write(true).open(client.path(&file))?;
     settle()?;
     {
-        let _full = Injection::no_space()?;
+        let _full = Injection::of(NO_SPACE)?;
         let bytes = content(31, 4096);
         open.write_all_at(&bytes, 8192)?;
         open.sync_all()?;

@@ -13,6 +13,7 @@ use crate::{
     backing::Backing,
     cachefilesd::Keeper,
     disk::{Disk, Health},
+    error_injection::Injection,
     group,
     kernel::{drop_caches, Module},
     ktap::in_ci,
@@ -56,7 +57,7 @@ impl Scene<'_> {
     fn new(lab: &Lab, kind: Kind) -> Result<Scene<'_>> {
         let remote = Remote::new(lab, kind)?;
         let disk = Disk::new("cachefiles-netfs", 128)?;
-        let fs = disk.format(lab.base())?;
+        let fs = disk.format_and_mount(lab.base())?;
         let module = Module::load(lab.module())?;
         let mut scene = Scene {
             lab,
@@ -182,25 +183,20 @@ enum Fault {
 }
 
 impl Fault {
-    fn begin(self, disk: &Disk) -> Result<()> {
+    /// It begins.  A switch is turned off when it is dropped.
+    fn begin(self, disk: &Disk) -> Result<Option<Injection>> {
         match self {
-            Fault::Disk(health) => disk.becomes(health),
-            Fault::Switch(value) => switch(value),
+            Fault::Disk(health) => disk.becomes(health).map(|()| None),
+            Fault::Switch(value) => Injection::of(value).map(Some),
         }
     }
 
-    fn end(self, disk: &Disk) -> Result<()> {
-        match self {
-            Fault::Disk(_) => disk.becomes(Health::Well),
-            Fault::Switch(_) => switch(0),
+    fn end(disk: &Disk, switch: Option<Injection>) -> Result<()> {
+        match switch {
+            None => disk.becomes(Health::Well),
+            Some(switch) => switch.turn(0),
         }
     }
-}
-
-/// Sets the module's switch for errors.
-fn switch(value: u32) -> Result<()> {
-    let path = "/proc/sys/cachefiles/error_injection";
-    fs::write(path, value.to_string()).with_context(|| format!("writing {value} to {path}"))
 }
 
 /// Before, while and after something is wrong with the cache, readers get the right bytes, and what is
@@ -227,7 +223,7 @@ fn goes_on(lab: &Lab, kind: Kind, fault: Fault) -> Result<()> {
     settle()?;
     drop_caches()?;
 
-    fault.begin(&scene.disk)?;
+    let switch = fault.begin(&scene.disk)?;
     check_part(&path, &old, PAGE, half - PAGE).context("what is cached")?;
     check(&path, &old).context("what is not cached")?;
     check(&scene.client()?.path("new"), &new).context("what was never cached")?;
@@ -241,7 +237,7 @@ fn goes_on(lab: &Lab, kind: Kind, fault: Fault) -> Result<()> {
     settle()?;
     check_both(scene.client()?, &scene.remote, "mine", &mine)?;
     settle()?;
-    fault.end(&scene.disk)?;
+    Fault::end(&scene.disk, switch)?;
 
     for when in ["the fault is over", "again"] {
         drop_caches()?;

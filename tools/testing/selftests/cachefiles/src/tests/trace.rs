@@ -3,12 +3,10 @@
 //! The trace events: declared as C declares them, and told when it happens.  Those of the ordinary
 //! mode are in `netfs`.
 
-use super::{
-    bugs_cache::Injection,
-    eviction::{becomes, command},
-};
+use super::eviction::{becomes, command};
 use crate::{
     daemon::Manner,
+    error_injection::{with, IO_ERROR},
     group,
     kernel::Module,
     lab::{eventually, Lab},
@@ -161,11 +159,8 @@ fn tells(lines: &[String], event: &str, told: &[&str]) -> Result<()> {
 /// What goes wrong with the disk, and what is removed from it.
 fn errors_and_removals(lab: &Lab) -> Result<()> {
     let mut stage = Stage::new(lab, Manner::Serve)?;
-    let switch = Injection;
     let lines = traced(|| {
-        switch.set("2")?;
-        let got = read_block_here(&stage.file(), 3);
-        switch.set("0")?;
+        let got = with(IO_ERROR, || read_block_here(&stage.file(), 3))?;
         expect_error(got, Errno::IO, "a read from a failing disk")
     })?;
     tells(&lines, "io_error", &["seek", "e=-5"])?;
@@ -198,10 +193,7 @@ fn errors_and_removals(lab: &Lab) -> Result<()> {
     mount.unmount()?;
     becomes(device, "inuse", &blob, Ok(()))?;
     let lines = traced(|| {
-        switch.set("2")?;
-        let got = command(device, "cull", &blob);
-        switch.set("0")?;
-        let got = got?;
+        let got = with(IO_ERROR, || command(device, "cull", &blob))??;
         ensure!(got == Err(Errno::IO), "cull on a failing disk: {got:?}");
         Ok(())
     })?;
