@@ -11,7 +11,7 @@ use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::iov_iter::IovIter;
 use crate::sys::netfs::{OnHole, Resources, Termination};
-use crate::sys::trace::{self, Where};
+use crate::sys::trace::{self, Seen, Where};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -62,6 +62,7 @@ pub(crate) fn read(
         want: len - skipped,
         invalidations: resources.invalidations(),
     };
+    job.object.seen(Seen::GetRequest);
     trace::read(job.object.debug_id, file, start + skipped as u64, job.want);
     aio::read(file, start + skipped as u64, into, job);
 }
@@ -117,6 +118,7 @@ impl Done for Read {
         // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
         // object, so that ours is not the last reference, which could not be dropped here.
         let is_on_demand = self.object.cache().on_demand.is_some();
+        self.object.seen(Seen::PutRequest);
         drop(self.object);
         match result {
             Ok(count) => self.done.finish(Ok(count), was_async),

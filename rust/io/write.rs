@@ -19,7 +19,7 @@ use crate::sys::fscache::{CookieFlag, Count};
 use crate::sys::iov_iter::IovIter;
 use crate::sys::netfs::Termination;
 use crate::sys::subrequest::WriteSubrequest;
-use crate::sys::trace::{self, Where};
+use crate::sys::trace::{self, Seen, Where};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -166,6 +166,7 @@ fn submit(
         left_out,
         done,
     };
+    job.object.seen(Seen::GetRequest);
     trace::write(job.object.debug_id, file, at, len);
     match inject::write() {
         Ok(()) => aio::write(file, at, from, len, job),
@@ -195,6 +196,7 @@ impl Done for Write {
         drop(self.writing);
         // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
         // object, so that ours is not the last reference, which could not be dropped here.
+        self.object.seen(Seen::PutRequest);
         drop(self.object);
         self.done.finish(result, was_async);
     }

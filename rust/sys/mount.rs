@@ -5,6 +5,7 @@
 use super::bindings;
 use super::dentry::Dentry;
 use super::refusal::Refusal;
+use super::trace;
 use core::ptr::NonNull;
 use kernel::error::{code::*, to_result, Result};
 use kernel::str::CStr;
@@ -106,7 +107,8 @@ impl Mount {
     pub(crate) fn space(&self) -> Result<Space> {
         let mut stats = bindings::kstatfs::default();
         // SAFETY: The mount is valid and `stats` is writable.
-        to_result(unsafe { bindings::cfrs_statfs(self.as_ptr(), &mut stats) })?;
+        to_result(unsafe { bindings::cfrs_statfs(self.as_ptr(), &mut stats) })
+            .inspect_err(|&error| trace::statfs_error(self, error))?;
         Ok(Space {
             block_size: u32::try_from(stats.f_bsize).map_err(|_| ERANGE)?,
             blocks: stats.f_blocks,

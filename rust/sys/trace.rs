@@ -8,6 +8,7 @@ use super::bindings;
 use super::dentry::Dentry;
 use super::file::File;
 use super::inode::Inode;
+use super::mount::Mount;
 use super::netfs::Source;
 use kernel::error::{Error, Result};
 
@@ -30,6 +31,8 @@ choices! {
     /// What becomes of an object.
     Seen:
     New = cachefiles_obj_ref_trace_cachefiles_obj_new,
+    GetRequest = cachefiles_obj_ref_trace_cachefiles_obj_get_ioreq,
+    PutRequest = cachefiles_obj_ref_trace_cachefiles_obj_put_ioreq,
     PutDetach = cachefiles_obj_ref_trace_cachefiles_obj_put_detach,
     Commit = cachefiles_obj_ref_trace_cachefiles_obj_see_clean_commit,
     Delete = cachefiles_obj_ref_trace_cachefiles_obj_see_clean_delete,
@@ -103,6 +106,7 @@ choices! {
     Rename = cachefiles_error_trace_cachefiles_trace_rename_error,
     Seek = cachefiles_error_trace_cachefiles_trace_seek_error,
     SetXattr = cachefiles_error_trace_cachefiles_trace_setxattr_error,
+    Statfs = cachefiles_error_trace_cachefiles_trace_statfs_error,
     Tmpfile = cachefiles_error_trace_cachefiles_trace_tmpfile_error,
     Trunc = cachefiles_error_trace_cachefiles_trace_trunc_error,
     Unlink = cachefiles_error_trace_cachefiles_trace_unlink_error,
@@ -256,6 +260,19 @@ pub(crate) fn vfs_error(object: u32, backer: Option<Inode>, error: Error, at: Wh
         unsafe {
             bindings::cfrs_trace_vfs_error(object, inode.as_ptr(), error.to_errno(), at.into_raw())
         }
+    }
+}
+
+/// `cachefiles_vfs_error` of a file system that does not say how much is free.
+pub(super) fn statfs_error(mnt: &Mount, error: Error) {
+    // SAFETY: A mount's root stays as long as the mount, and so does the root's inode.
+    unsafe {
+        bindings::cfrs_trace_vfs_error(
+            0,
+            (*(*mnt.as_ptr()).mnt_root).d_inode,
+            error.to_errno(),
+            Where::Statfs.into_raw(),
+        )
     }
 }
 

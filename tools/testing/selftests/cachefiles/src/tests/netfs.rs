@@ -315,6 +315,8 @@ fn trace_events(lab: &Lab) -> Result<()> {
         "have-data",
         "cachefiles_read: ",
         "NEW obj",
+        "GET ioreq",
+        "PUT ioreq",
         "SEE clean_commit",
     ] {
         ensure!(trace.contains(want), "no {want:?} in the trace:\n{trace}");
