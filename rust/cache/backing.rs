@@ -10,7 +10,7 @@ use super::{inject, BLOCK};
 use crate::ondemand::Store;
 use crate::sys::block::Block;
 use crate::sys::completion::Completion;
-use crate::sys::errno::ENOBUFS;
+use crate::sys::errno::{ENOBUFS, EOPNOTSUPP};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
@@ -172,20 +172,8 @@ impl Backing {
     }
 
     /// Punches what is not data from `at` to `end`; what is stays.
-    fn free_holes(&self, file: &File, mut at: u64, end: u64) -> Result {
-        while at < end {
-            let hole = match file.next_hole(at) {
-                Ok(Extent::At(hole)) if hole < end => hole,
-                // Behind the end of the file there is nothing to free.
-                _ => return Ok(()),
-            };
-            at = match file.next_data(hole) {
-                Ok(Extent::At(data)) => data.min(end),
-                _ => end,
-            };
-            self.punch(file, hole, at - hole)?;
-        }
-        Ok(())
+    fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
+        each_hole(file, at, end, |hole, len| self.punch(file, hole, len))
     }
 
     /// Writes a block that is not there yet.
@@ -280,6 +268,51 @@ impl Backing {
         }
         Ok(())
     }
+}
+
+/// Does this with the place and the length of each hole from `at` to `end`.
+fn each_hole(
+    file: &File,
+    mut at: u64,
+    end: u64,
+    mut what: impl FnMut(u64, u64) -> Result,
+) -> Result {
+    while at < end {
+        let hole = match file.next_hole(at) {
+            Ok(Extent::At(hole)) if hole < end => hole,
+            // What is behind the end of the file is none.
+            _ => return Ok(()),
+        };
+        at = match file.next_data(hole) {
+            Ok(Extent::At(data)) => data.min(end),
+            _ => end,
+        };
+        what(hole, at - hole)?;
+    }
+    Ok(())
+}
+
+/// Frees what blocks a file that was found in the cache has and that were never written, as a power
+/// cut in the middle of a fill leaves them. Nobody else uses the file.
+///
+/// They too are a hole only as long as nobody has read them through the page cache, as a backup
+/// does.
+pub(super) fn free_unwritten(file: &File) -> Result {
+    file.drop_pages();
+    let (size, mut holes) = (file.size(), 0);
+    each_hole(file, 0, size, |_, len| {
+        holes += len;
+        Ok(())
+    })?;
+    // What the file system needs to find the blocks is counted too.
+    if holes == 0 || file.allocated()? <= size - holes {
+        return Ok(());
+    }
+    each_hole(file, 0, size, |hole, len| file.punch_hole(hole, len)).or_else(|error| match error {
+        // Nor does such a file system reserve what it has not written.
+        EOPNOTSUPP => Ok(()),
+        error => Err(error),
+    })
 }
 
 /// Whether the block at `start` is data to its end.

@@ -2,7 +2,7 @@
 
 //! Finding an object's file in the cache, or making a new one.
 
-use super::backing::CacheFile;
+use super::backing::{free_unwritten, CacheFile};
 use super::coherency;
 use super::directory::bury;
 use super::disk::Need;
@@ -252,7 +252,7 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
     let open = if found.unnamed {
         found
     } else {
-        match check_coherency(object, &found) {
+        match check_coherency(object, &found).and_then(|()| clean(object, &found)) {
             Ok(()) => {
                 object.cookie.clear(CookieFlag::NoData);
                 // Culling goes by age of access, which neither lookup nor open changes.
@@ -282,6 +282,13 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
         object.backing.trust.begin(object.cookie.invalidations());
     }
     Ok(open)
+}
+
+/// Frees what was never written of a file that was found.
+fn clean(object: &Object, found: &CacheFile) -> Result {
+    free_unwritten(&found.file).inspect_err(|&error| {
+        trace::io_error(object.debug_id, &found.file, error, Where::Fallocate);
+    })
 }
 
 /// Makes a new file as long as the object, in whole blocks.

@@ -150,6 +150,20 @@ impl File {
         unsafe { bindings::cfrs_file_blocks(self.as_ptr()) }
     }
 
+    /// Bytes that it takes on the disk, as its file system tells whoever asks (`vfs_getattr()`).
+    pub(crate) fn allocated(&self) -> Result<u64> {
+        let mut bytes = 0;
+        // SAFETY: The file is valid and `bytes` is writable.
+        to_result(unsafe { bindings::cfrs_file_allocated(self.as_ptr(), &mut bytes) })?;
+        Ok(bytes)
+    }
+
+    /// Forgets what has been read of it through the page cache.
+    pub(crate) fn drop_pages(&self) {
+        // SAFETY: The file is valid, and keeps its mapping.
+        unsafe { bindings::cfrs_drop_pages(self.as_ptr()) }
+    }
+
     /// Which file it is, and how much of it is allocated.
     pub(crate) fn stamp(&self) -> Stamp {
         // SAFETY: The file is valid, and keeps its inode, whose number of blocks is a word that may

@@ -123,6 +123,8 @@ struct inode *cfrs_file_inode(const struct file *file);
 struct dentry *cfrs_file_dentry(const struct file *file);
 loff_t cfrs_file_size(const struct file *file);
 u64 cfrs_file_blocks(const struct file *file);
+int cfrs_file_allocated(struct file *file, u64 *bytes);
+void cfrs_drop_pages(struct file *file);
 int cfrs_set_size(struct file *file, loff_t size);
 int cfrs_truncate(struct file *file, loff_t size);
 void cfrs_touch_atime(struct file *file);

@@ -391,6 +391,23 @@ u64 cfrs_file_blocks(const struct file *file)
 	return file_inode(file)->i_blocks;
 }
 
+int cfrs_file_allocated(struct file *file, u64 *bytes)
+{
+	struct kstat stat;
+	int ret;
+
+	ret = vfs_getattr_nosec(&file->f_path, &stat, STATX_BLOCKS,
+				AT_STATX_DONT_SYNC);
+	*bytes = ret ? 0 : stat.blocks << SECTOR_SHIFT;
+	return ret;
+}
+
+void cfrs_drop_pages(struct file *file)
+{
+	/* What is dirty, or busy, stays. */
+	invalidate_inode_pages2(file->f_mapping);
+}
+
 int cfrs_set_size(struct file *file, loff_t size)
 {
 	struct iattr attr = { .ia_valid = ATTR_SIZE, .ia_size = size };

@@ -26,11 +26,12 @@ use anyhow::{ensure, Context, Result};
 use cachefiles_client::Errno;
 use rustix::{
     event::PollFlags,
-    fs::{getxattr, removexattr, setxattr, XattrFlags},
+    fs::{fallocate, getxattr, removexattr, setxattr, FallocateFlags, XattrFlags},
 };
 use std::{
     env,
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     sync::Arc,
     thread,
@@ -47,6 +48,7 @@ group!("differences":
     file_without_its_attribute,
     attribute_that_cannot_be_set,
     cache_file_cut_short,
+    blocks_that_were_never_written,
     range_that_is_there_in_part,
 );
 
@@ -331,6 +333,35 @@ fn cache_file_cut_short(lab: &Lab) -> Result<()> {
             let got = hand.until_done(read_block(&mount.file(), block))?;
             expect_data(got, block).with_context(|| format!("cut at {end}"))?;
         }
+    }
+    mount.unmount()
+}
+
+/// A cache file has blocks that were never written, as a power cut leaves them, and a backup has read
+/// it: they are asked for, and what was written is there.  C reads zeros.
+fn blocks_that_were_never_written(lab: &Lab) -> Result<()> {
+    let (_cache, hand, path) = filled(lab)?;
+    let file = File::options().read(true).write(true).open(&path)?;
+    for block in [5, 6, 20] {
+        fallocate(&file, FallocateFlags::KEEP_SIZE, block * BLOCK, BLOCK)?;
+    }
+    let blocks = file.metadata()?.blocks();
+    drop(fs::read(&path)?);
+    drop(file);
+    let mount = hand.mount(lab, "meta")?;
+    if lab.is_peer() {
+        let got = hand.until_done(read_block(&mount.file(), 5))?;
+        println!("C: {:?}", expect_data(got, 5));
+        return mount.unmount();
+    }
+    let left = fs::metadata(&path)?.blocks();
+    ensure!(
+        left < blocks,
+        "{left} blocks are allocated, as were {blocks}"
+    );
+    for block in 0..24 {
+        let reader = read_block(&mount.file(), block);
+        expect_data(hand.until_done(reader)?, block)?;
     }
     mount.unmount()
 }
