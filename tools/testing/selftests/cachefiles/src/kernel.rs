@@ -107,7 +107,12 @@ impl Drop for Module {
 
 /// One try to unload the module; EWOULDBLOCK while it is in use.
 pub fn try_unload() -> Result<(), Errno> {
-    rustix::system::delete_module(NAME, libc::O_NONBLOCK)
+    remove_module(NAME)
+}
+
+/// One try to unload a module.
+pub fn remove_module(name: &CStr) -> Result<(), Errno> {
+    rustix::system::delete_module(name, libc::O_NONBLOCK)
 }
 
 /// Whether the module is loaded.

@@ -99,6 +99,11 @@ impl Lab {
         self.other_module("CACHEFILES_OUR_MODULE")
     }
 
+    /// The module that calls a cache's operations as a netfs does.
+    pub fn caller(&self) -> Result<PathBuf> {
+        self.other_module("CACHEFILES_CALLER")
+    }
+
     fn other_module(&self, variable: &str) -> Result<PathBuf> {
         match env::var_os(variable).map(PathBuf::from) {
             Some(path) if path.exists() => Ok(path),

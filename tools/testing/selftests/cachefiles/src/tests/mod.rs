@@ -27,6 +27,7 @@ mod image;
 mod interop;
 mod netfs;
 mod netfs_cachefilesd;
+mod netfs_caller;
 mod netfs_compare;
 mod netfs_faults;
 mod netfs_files;
@@ -72,6 +73,7 @@ pub const GROUPS: &[&Group] = &[
     &netfs::GROUP,
     &netfs::MORE,
     &netfs_cachefilesd::GROUP,
+    &netfs_caller::GROUP,
     &netfs_limits::GROUP,
     &netfs_compare::GROUP,
     &netfs_faults::GROUP,
