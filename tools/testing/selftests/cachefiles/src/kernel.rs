@@ -210,6 +210,30 @@ pub fn slab_objects(prefix: &str) -> Result<u64> {
         .sum())
 }
 
+/// From now on the kernel counts, by the line of its source that asked, what memory is asked for
+/// and not given back; or no longer.  Not every kernel can.
+pub fn count_allocations(on: bool) {
+    // A kernel that cannot has no such file, or does not take it.
+    let _ = fs::write("/proc/sys/vm/mem_profiling", if on { "1" } else { "0" });
+}
+
+/// What lines of the kernel's source, in files whose path holds one of these, have asked for and
+/// not been given back: pieces and bytes.  `None` if that is not counted.
+pub fn allocations(paths: &[&str]) -> Option<(u64, u64)> {
+    let text = fs::read_to_string("/proc/allocinfo").ok()?;
+    let of_line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (bytes, pieces, path) = (words.next()?, words.next()?, words.next()?);
+        let is_theirs = paths.iter().any(|part| path.contains(part));
+        Some((pieces.parse().ok()?, bytes.parse().ok()?)).filter(|_| is_theirs)
+    };
+    let add = |(pieces, bytes), (more, of): (u64, u64)| (pieces + more, bytes + of);
+    Some(text.lines().filter_map(of_line).fold((0, 0), add))
+}
+
+/// Where Rust code asks for memory, in each module; no other one than ours is in Rust.
+pub const RUST: &str = "rust/helpers/";
+
 /// Has the kernel give back what memory it can.
 pub fn drop_caches() -> Result<()> {
     rustix::fs::sync();

@@ -229,6 +229,11 @@ impl Leftovers {
                 found.push(format!("and it cannot be unloaded: {error}"));
             }
         }
+        if let Some((pieces @ 1.., bytes)) = kernel::allocations(&[kernel::RUST]) {
+            if !kernel::is_loaded() {
+                found.push(format!("left {bytes} bytes in {pieces} pieces allocated"));
+            }
+        }
         found
     }
 }
