@@ -217,18 +217,16 @@ pub fn count_allocations(on: bool) {
     let _ = fs::write("/proc/sys/vm/mem_profiling", if on { "1" } else { "0" });
 }
 
-/// What lines of the kernel's source, in files whose path holds one of these, have asked for and
-/// not been given back: pieces and bytes.  `None` if that is not counted.
-pub fn allocations(paths: &[&str]) -> Option<(u64, u64)> {
+/// How many pieces of memory lines of the kernel's source, in files whose path holds this, have asked
+/// for and not given back.  `None` if that is not counted.
+pub fn allocations(part: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/allocinfo").ok()?;
     let of_line = |line: &str| {
         let mut words = line.split_whitespace();
-        let (bytes, pieces, path) = (words.next()?, words.next()?, words.next()?);
-        let is_theirs = paths.iter().any(|part| path.contains(part));
-        Some((pieces.parse().ok()?, bytes.parse().ok()?)).filter(|_| is_theirs)
+        let (_bytes, pieces, path) = (words.next()?, words.next()?, words.next()?);
+        pieces.parse::<u64>().ok().filter(|_| path.contains(part))
     };
-    let add = |(pieces, bytes), (more, of): (u64, u64)| (pieces + more, bytes + of);
-    Some(text.lines().filter_map(of_line).fold((0, 0), add))
+    Some(text.lines().filter_map(of_line).sum())
 }
 
 /// Where Rust code asks for memory, in each module; no other one than ours is in Rust.

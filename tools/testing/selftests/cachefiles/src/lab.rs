@@ -187,6 +187,8 @@ pub struct Leftovers {
     mounts: BTreeSet<PathBuf>,
     loops: BTreeSet<String>,
     processes: BTreeSet<i32>,
+    /// Pieces that the module has asked for and not given back.
+    memory: u64,
 }
 
 impl Leftovers {
@@ -197,6 +199,7 @@ impl Leftovers {
             mounts: mounts(),
             loops: loops(),
             processes: processes(),
+            memory: kernel::allocations(kernel::RUST).unwrap_or_default(),
         }
     }
 
@@ -229,10 +232,9 @@ impl Leftovers {
                 found.push(format!("and it cannot be unloaded: {error}"));
             }
         }
-        if let Some((pieces @ 1.., bytes)) = kernel::allocations(&[kernel::RUST]) {
-            if !kernel::is_loaded() {
-                found.push(format!("left {bytes} bytes in {pieces} pieces allocated"));
-            }
+        let more = self.memory.saturating_sub(before.memory);
+        if more > 0 && !self.module {
+            found.push(format!("left {more} pieces of memory allocated"));
         }
         found
     }

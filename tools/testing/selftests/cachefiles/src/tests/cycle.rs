@@ -7,7 +7,7 @@ use crate::{
     backing::Backing,
     daemon::{Daemon, Manner},
     group,
-    kernel::{allocations, drop_caches, meminfo, shrink_slabs, slab_objects, Module, RUST},
+    kernel::{allocations, drop_caches, meminfo, Module, RUST},
     ktap::in_ci,
     lab::Lab,
     mount::Mount,
@@ -24,23 +24,16 @@ group!("cycle":
     mounts_under_one_daemon,
 );
 
-/// Slab caches that a round uses.
-const SLABS: [&str; 7] = [
-    "cachefiles",
-    "fscache",
-    "netfs",
-    "erofs",
-    "cred_jar",
-    "filp",
-    "ext4_inode",
-];
-/// Where a round asks for memory, from whatever cache: our module or C's, and what uses them.
-const SOURCES: [&str; 5] = [
+/// Where a round asks for memory: our module or C's, what uses them, and the kernel on their behalf.
+const SOURCES: [&str; 8] = [
     RUST,
     "rust/sys/",
     "fs/cachefiles/",
     "fs/netfs/",
     "fs/erofs/",
+    "fs/ext4/super.c",
+    "fs/file_table.c",
+    "kernel/cred.c",
 ];
 /// Page tables, per-CPU lists and the like.
 const SLACK_KIB: u64 = 6 << 10;
@@ -48,44 +41,43 @@ const SLACK_KIB: u64 = 6 << 10;
 /// The longest that kfree_rcu() keeps what it has collected.
 const BATCHES: Duration = Duration::from_secs(6);
 
-/// What is in use: available memory in KiB, objects of each slab cache, and what was asked for.
+/// What is in use: available memory in KiB, and pieces of memory by who asked for them.
 struct Usage {
     memory: u64,
-    objects: Vec<u64>,
-    /// `None` on the debug kernel, where kmemleak looks for it.
-    pieces: Option<u64>,
+    /// `None` on the debug kernel, where kmemleak looks for what is lost.
+    pieces: Option<[u64; SOURCES.len()]>,
 }
 
 impl Usage {
     fn now() -> Result<Usage> {
         drop_caches()?;
-        shrink_slabs()?;
-        let objects = SLABS
-            .iter()
-            .map(|name| slab_objects(name))
-            .collect::<Result<_>>()?;
+        let mut pieces = [0; SOURCES.len()];
+        let mut are_counted = true;
+        for (source, count) in SOURCES.iter().zip(&mut pieces) {
+            match allocations(source) {
+                Some(pieces) => *count = pieces,
+                None => are_counted = false,
+            }
+        }
         Ok(Usage {
             memory: meminfo("MemAvailable")?,
-            objects,
-            pieces: allocations(&SOURCES).map(|(pieces, _)| pieces),
+            pieces: are_counted.then_some(pieces),
         })
     }
 }
 
-/// What is gone between two moments: a sentence for whatever is more than half an object a round.
+/// What is gone between two moments: a sentence for whatever is more than half a piece a round.
 fn gone(from: &Usage, to: &Usage, rounds: u64) -> Vec<String> {
     let mut gone = Vec::new();
-    let mut compare = |what: &str, from: u64, to: u64| {
-        let more = to.saturating_sub(from);
-        if more > rounds / 2 {
-            gone.push(format!("{what}: {more} more after {rounds} rounds"));
-        }
-    };
-    for ((name, from), to) in SLABS.iter().zip(&from.objects).zip(&to.objects) {
-        compare(name, *from, *to);
-    }
     if let (Some(from), Some(to)) = (from.pieces, to.pieces) {
-        compare("pieces of memory", from, to);
+        for ((source, from), to) in SOURCES.iter().zip(from).zip(to) {
+            let more = to.saturating_sub(from);
+            if more > rounds / 2 {
+                gone.push(format!(
+                    "{source}: {more} more pieces of memory after {rounds} rounds"
+                ));
+            }
+        }
     }
     let less = from.memory.saturating_sub(to.memory);
     if less > SLACK_KIB {
@@ -112,8 +104,8 @@ fn leaves_memory_alone(rounds: u64, mut round: impl FnMut() -> Result<()>) -> Re
         }
         let after = Usage::now()?;
         println!(
-            "MemAvailable {} then {} KiB; {SLABS:?}: {:?} then {:?}; {:?} then {:?} pieces",
-            before.memory, after.memory, before.objects, after.objects, before.pieces, after.pieces
+            "MemAvailable {} then {} KiB; {SOURCES:?}: {:?} then {:?}",
+            before.memory, after.memory, before.pieces, after.pieces
         );
         suspected = gone(&before, &after, rounds);
         if suspected.is_empty() {
