@@ -217,12 +217,16 @@ pub fn fd_released(object: &mut State, fd: ObjectId) -> Event {
 }
 
 /// The object goes away: the fd whose holder has to be told now, and the event, which happens under
-/// the same hold.
+/// the same hold. `None` if it has gone already: one whose lookup fails goes then, and once more with
+/// its cookie, and its CLOSE is not to end for that.
 #[must_use]
-pub fn drop_object(object: &mut State) -> (Option<ObjectId>, Event) {
+pub fn drop_object(object: &mut State) -> Option<(Option<ObjectId>, Event)> {
+    if matches!(object, State::Orphaned(_) | State::Dropped(_)) {
+        return None;
+    }
     let to_close = object.drop_object();
     let orphaned = matches!(object, State::Orphaned(_));
-    (to_close, Event::Dropped { orphaned })
+    Some((to_close, Event::Dropped { orphaned }))
 }
 
 /// No OPEN could be stored for a lost fd. An event follows unless somebody else could.

@@ -379,7 +379,10 @@ impl RequestTable {
     pub(crate) fn drop_object(&self, object: &Arc<DemandObject>) {
         let (to_close, happened) = {
             let mut table = self.reqs_lock.lock();
-            let (to_close, event) = rules::drop_object(object.state.access_mut(&mut table));
+            let dropped = rules::drop_object(object.state.access_mut(&mut table));
+            let Some((to_close, event)) = dropped else {
+                return;
+            };
             (to_close, self.happen(&mut table, event, Some(object)))
         };
         self.fail(happened.ended);

@@ -173,7 +173,8 @@ impl Model for Table {
             if object.to_close.is_some() {
                 steps.push(Step::StoreClose(o));
             }
-            if left.drops > 0 && !object.dropped {
+            // A second time too: when its lookup has failed, and when its cookie goes.
+            if left.drops > 0 {
                 steps.push(Step::Drop(o));
             }
         }

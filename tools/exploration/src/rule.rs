@@ -54,6 +54,8 @@ pub enum Rule {
     /// An OPEN that the daemon has read is still answered when the object goes away, and the fd is
     /// then closed.
     DropAwaitsAnswer,
+    /// An object goes away once, and its CLOSE is delivered.
+    DropOnce,
     /// Who is killed waits no longer.
     Killable,
     /// The search goes on behind the last delivery.
@@ -180,9 +182,13 @@ impl Rules {
     }
 
     /// See [`rules::drop_object`].
-    pub fn drop_object(self, object: &mut State) -> (Option<ObjectId>, Event) {
+    pub fn drop_object(self, object: &mut State) -> Option<(Option<ObjectId>, Event)> {
+        if let (false, State::Dropped(_)) = (self.has(Rule::DropOnce), &object) {
+            return Some((None, Event::Dropped { orphaned: false }));
+        }
         if let (false, State::Opening { .. }) = (self.has(Rule::DropAwaitsAnswer), &object) {
             *object = State::Dropped(None);
+            return Some((None, Event::Dropped { orphaned: false }));
         }
         rules::drop_object(object)
     }

@@ -254,6 +254,18 @@ pub const ALL: &[Scenario] = &[
         },
     },
     Scenario {
+        name: "alone: drops, restore, two threads",
+        stray: false,
+        threads: 2,
+        cast: Cast::Alone,
+        budget: Budget {
+            drops: 2,
+            restores: 1,
+            closes: 1,
+            ..NONE
+        },
+    },
+    Scenario {
         name: "alone: a bit of everything",
         stray: false,
         threads: 1,

@@ -442,8 +442,10 @@ impl Table {
 
     pub(crate) fn drop_object(&self, world: &mut World, o: usize) {
         let object = &mut world.objects[o];
-        let (to_close, event) = self.rules.drop_object(&mut object.state);
-        object.to_close = to_close;
+        let Some((to_close, event)) = self.rules.drop_object(&mut object.state) else {
+            return;
+        };
+        object.to_close = to_close.or(object.to_close);
         object.dropped = true;
         object.in_service = false;
         self.happen(world, event, Some(o));

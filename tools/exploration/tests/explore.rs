@@ -182,6 +182,12 @@ const MISSING: &[Missing] = &[
         bug: Bug::KeptFd,
     },
     Missing {
+        rule: Rule::DropOnce,
+        row: "review: a lookup that fails after the daemon has accepted the object",
+        scenario: "alone: drops, restore, two threads",
+        bug: Bug::KeptFd,
+    },
+    Missing {
         rule: Rule::Killable,
         row: "SIGKILL to a reader that waits: make on-demand read killable",
         scenario: "read: kills, late answers",

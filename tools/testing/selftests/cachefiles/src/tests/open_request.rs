@@ -3,11 +3,12 @@
 //! OPEN: what it carries, and what becomes of the mount for every way to answer it.
 
 use crate::{
+    cachefilesd::Known,
     daemon::{Daemon, Event, Manner},
     group,
     image::BLOCK,
     kernel::Kmsg,
-    lab::{eventually, Lab},
+    lab::{eventually, free_device, Lab},
     mount::{try_mount, Mount, Mounting},
     patience::SOON,
     protocol::open_device,
@@ -15,7 +16,7 @@ use crate::{
     stage::{self, expect_data, expect_error, expect_file, read_block_here, Stage},
 };
 use anyhow::{bail, ensure, Context, Result};
-use cachefiles_client::{CacheConfig, Device, Errno};
+use cachefiles_client::{CacheConfig, Device, Errno, Request};
 use std::{fs, time::Duration};
 
 group!("open_request":
@@ -26,6 +27,7 @@ group!("open_request":
     closed_then_answered_with_size,
     size_zero_reads_as_error,
     malformed_answers,
+    size_that_no_file_can_have,
     answered_twice,
     fd_closed_early_is_reopened,
     small_buffer_loses_nothing,
@@ -174,6 +176,42 @@ fn malformed_answers(lab: &Lab) -> Result<()> {
         daemon.forget(open.object_id)?;
     }
     still_serves(lab)
+}
+
+/// A size that no file of the cache can have: the mount fails, and the daemon, which has accepted
+/// the object and read nothing since, is told to close its fd.
+fn size_that_no_file_can_have(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let device = free_device(cache.dir())?;
+    device.bind_ondemand()?;
+    let mount = Mount::in_background(lab.base(), "meta");
+    ensure!(device.wait(Some(*SOON))?, "no OPEN");
+    let request = device.next_request()?;
+    let Some(Request::Open {
+        msg_id,
+        object_id: opened,
+        object,
+        ..
+    }) = request
+    else {
+        bail!("not an OPEN: {request:?}");
+    };
+    device.open_reply(msg_id, Ok(1 << 50))?;
+    ensure!(mounted(mount)?.is_err(), "mounted a file of a pebibyte");
+    // C's object does not go before the CLOSE is read.
+    if !lab.is_peer() {
+        eventually("the object is gone", || {
+            Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.objects == 0))
+        })?;
+    }
+    ensure!(device.wait(Some(*SOON))?, "no CLOSE");
+    let request = device.next_request()?;
+    ensure!(
+        matches!(request, Some(Request::Close { object_id, .. }) if object_id == opened),
+        "not the CLOSE of {opened}: {request:?}"
+    );
+    drop(object);
+    Ok(())
 }
 
 /// The second answer to one OPEN finds no request.
