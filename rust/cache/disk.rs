@@ -208,20 +208,23 @@ impl Disk {
     pub(crate) fn report<R>(&self, show: impl FnOnce(StateLine<'_>) -> Result<R>) -> Result<R> {
         // Out of date is better than nothing if the disk does not tell.
         let _ = self.has_room(0, 0, Need::Check);
-        let files_released = self.files_released.load(Ordering::Relaxed);
-        let blocks_released = self.blocks_released.load(Ordering::Relaxed);
-        let shown = show(StateLine {
+        // First of all: what changes from here on is to be read once more.
+        self.changed.swap(false, Ordering::AcqRel);
+        let files_released = self.files_released.swap(0, Ordering::Relaxed);
+        let blocks_released = self.blocks_released.swap(0, Ordering::Relaxed);
+        show(StateLine {
             culling: self.is_culling(),
             thresholds: &self.thresholds,
             files_released,
             blocks_released,
-        })?;
-        self.changed.store(false, Ordering::Release);
-        self.files_released
-            .fetch_sub(files_released, Ordering::Relaxed);
-        self.blocks_released
-            .fetch_sub(blocks_released, Ordering::Relaxed);
-        Ok(shown)
+        })
+        .inspect_err(|_| {
+            self.files_released
+                .fetch_add(files_released, Ordering::Relaxed);
+            self.blocks_released
+                .fetch_add(blocks_released, Ordering::Relaxed);
+            self.state_changed();
+        })
     }
 
     /// Whether there is room for `bytes` more; `ENOBUFS` if not.
