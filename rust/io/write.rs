@@ -183,9 +183,10 @@ impl Done for Write {
         self.object.cookie.set(CookieFlag::HaveData);
         let result = match result {
             Ok(count) if count == self.want => Ok(count + self.left_out),
-            // The netfs tries the rest again, if there is one.
-            Ok(0) => Err(EIO),
-            other => other,
+            // An odd end, as at the limit for files of the task that writes back (RLIMIT_FSIZE), is
+            // in a block that is data to its end, of zeros.
+            Ok(_) => Err(EIO),
+            Err(error) => Err(error),
         };
         if result.is_err() {
             // Whoever wrote: the file system may have allocated blocks and not written them. It calls
