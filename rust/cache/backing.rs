@@ -15,6 +15,7 @@ use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::iov_iter::IovIter;
+use crate::sys::rwsem::RwSem;
 use crate::sys::trace;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -49,6 +50,11 @@ pub(crate) struct Backing {
     /// The lookup is over, with a file or without.
     #[pin]
     settled: Completion,
+    /// Whoever writes for the daemon shares it; whoever cleans up after a write that failed has it
+    /// alone, so that no hole is filled between the look at it and the cleaning. Taken before
+    /// `staging`.
+    #[pin]
+    writers: RwSem,
     /// Blocks that the daemon has written in part. Taken before the backing file is written.
     #[pin]
     staging: Mutex<Staging>,
@@ -66,6 +72,7 @@ impl Backing {
                 known <- Known::new(),
                 accepted: AtomicBool::new(false),
                 settled <- Completion::new(),
+                writers <- RwSem::new(),
                 staging <- new_mutex!(Staging::new(), "Backing::staging"),
             }),
             GFP_KERNEL,
@@ -162,21 +169,28 @@ impl Backing {
     /// such a block a hole only as long as nobody has read it through the page cache; then it is
     /// zeros.
     fn punch(&self, file: &File, at: u64, len: u64) -> Result {
-        let punch = || inject::remove().and_then(|()| file.punch_hole(at, len));
-        self.known.while_changing(punch).inspect_err(|error| {
-            self.disk.io_error(format_args!(
-                "Blocks that were not written cannot be removed: error {}",
-                error.to_errno()
-            ))
-        })
+        self.known
+            .while_changing(|| inject::remove().and_then(|()| file.punch_hole(at, len)))
+            .inspect_err(|&error| self.cannot_clean(error))
     }
 
-    /// Punches what is not data from `at` to `end`; what is stays.
+    /// Punches what is not data from `at` to `end`; what is stays. Not while this task writes.
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
-        each_hole(file, at, end, |hole, len| self.punch(file, hole, len))
+        let punch = |hole, len| inject::remove().and_then(|()| file.punch_hole(hole, len));
+        let _alone = self.writers.alone();
+        self.known
+            .while_changing(|| each_hole(file, at, end, punch))
+            .inspect_err(|&error| self.cannot_clean(error))
     }
 
-    /// Writes a block that is not there yet.
+    fn cannot_clean(&self, error: Error) {
+        self.disk.io_error(format_args!(
+            "Blocks that were not written cannot be removed: error {}",
+            error.to_errno()
+        ));
+    }
+
+    /// Writes a block, or leaves a hole: half of it would pass for all of it.
     fn add_block(&self, file: &File, at: u64, block: &Block) -> Result {
         file.write_block(at, block).or_else(|error| {
             self.punch(file, at, BLOCK)?;
@@ -184,14 +198,14 @@ impl Backing {
         })
     }
 
-    /// Writes the next block through memory of our own; returns its size.
+    /// Writes the next block, which may be there already, through memory of our own; returns its size.
     fn copy_block(&self, file: &File, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
         let mut block = Block::zeroed()?;
         // A fault comes before the file is touched, so that no part of a block gets there.
         if from.copy_out(&mut block) != block.len() {
             return Err(EFAULT);
         }
-        file.write_block(at, &block)?;
+        self.add_block(file, at, &block)?;
         Ok(block.len())
     }
 
@@ -236,7 +250,8 @@ impl Backing {
         }
     }
 
-    /// Writes all of `from` at `at`; returns what was taken, and the error if not all was.
+    /// Writes all of `from` at `at`; `done` grows by what was taken, which is not all if there is an
+    /// error. Then whole blocks behind it may be allocated and unwritten.
     fn write_blocks(
         &self,
         file: &File,
@@ -257,10 +272,7 @@ impl Backing {
         while *done < head + middle {
             let left = head + middle - *done;
             let here = at + *done as u64;
-            if let Err(error) = self.write_middle(file, here, left, from, done) {
-                self.free_holes(file, at + *done as u64, at + (head + middle) as u64)?;
-                return Err(error);
-            }
+            self.write_middle(file, here, left, from, done)?;
         }
         if tail > 0 {
             self.take_part(file, at + *done as u64, tail, from)?;
@@ -278,16 +290,19 @@ fn each_hole(
     mut what: impl FnMut(u64, u64) -> Result,
 ) -> Result {
     while at < end {
-        let hole = match file.next_hole(at) {
-            Ok(Extent::At(hole)) if hole < end => hole,
+        let hole = match file.next_hole(at)? {
+            Extent::At(hole) if hole < end => hole,
             // What is behind the end of the file is none.
             _ => return Ok(()),
         };
-        at = match file.next_data(hole) {
-            Ok(Extent::At(data)) => data.min(end),
-            _ => end,
+        at = match file.next_data(hole)? {
+            Extent::At(data) => data.min(end),
+            Extent::None => end,
         };
-        what(hole, at - hole)?;
+        // It may just have been filled.
+        if at > hole {
+            what(hole, at - hole)?;
+        }
     }
     Ok(())
 }
@@ -342,8 +357,19 @@ impl Store for Backing {
         Count::Write.bump();
         inject::write()?;
         let mut done = 0;
-        match self.write_blocks(&file, at, from, &mut done) {
-            Err(error) if done == 0 => Err(error),
+        let wrote = {
+            let _writing = self.writers.share();
+            self.write_blocks(&file, at, from, &mut done)
+        };
+        let Err(error) = wrote else { return Ok(done) };
+        let (failed, end) = (at + done as u64, at + len as u64);
+        let end = end - end % BLOCK;
+        // What is within a block was cleaned up by who wrote it.
+        if failed % BLOCK == 0 && failed < end {
+            self.free_holes(&file, failed, end)?;
+        }
+        match done {
+            0 => Err(error),
             _ => Ok(done),
         }
     }

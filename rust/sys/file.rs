@@ -274,7 +274,8 @@ impl File {
     }
 
     /// Writes directly what `from` holds, and waits for it. May write less. `EINVAL`, and nothing is
-    /// taken, if the memory is not aligned as the device wants it.
+    /// taken, if the memory is not aligned as the device wants it, or not a page of it lies in one
+    /// piece.
     pub(crate) fn write_iter(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
         // SAFETY: The file is valid and was opened for writing; the iterator is borrowed for the

@@ -2,8 +2,8 @@
 
 //! Safe wrappers for the kernel facilities that the `kernel` crate lacks, one file a facility.
 //!
-//! This is the only room with `unsafe` in it. It knows Linux and nothing of CacheFiles: no cache
-//! layout, no protocol, no policy. What differs between kernel versions lives in the C shims.
+//! This is the only room with `unsafe` in it. It knows Linux, and of CacheFiles its trace events,
+//! parameters and log prefix: no cache layout, no protocol, no policy. What differs between kernel versions lives in the C shims.
 
 #![allow(unsafe_code)]
 
@@ -28,6 +28,7 @@ pub(crate) mod netfs;
 mod netfs_ops;
 pub(crate) mod poll;
 pub(crate) mod refusal;
+pub(crate) mod rwsem;
 pub(crate) mod subrequest;
 pub(crate) mod sysctl;
 pub(crate) mod time;

@@ -121,6 +121,11 @@ bool cfrs_test_and_clear_bit(unsigned int nr, unsigned long *addr)
 	return test_and_clear_bit(nr, addr);
 }
 
+void cfrs_init_rwsem(struct rw_semaphore *lock)
+{
+	init_rwsem(lock);
+}
+
 void cfrs_init_completion(struct completion *done)
 {
 	init_completion(done);

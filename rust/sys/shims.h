@@ -21,6 +21,7 @@
 #include <linux/namei.h>
 #include <linux/netfs.h>
 #include <linux/poll.h>
+#include <linux/rwsem.h>
 #include <linux/security.h>
 #include <linux/statfs.h>
 #include <linux/uio.h>
@@ -41,6 +42,7 @@ bool cfrs_test_bit(unsigned int nr, const unsigned long *addr);
 void cfrs_set_bit(unsigned int nr, unsigned long *addr);
 void cfrs_clear_bit(unsigned int nr, unsigned long *addr);
 bool cfrs_test_and_clear_bit(unsigned int nr, unsigned long *addr);
+void cfrs_init_rwsem(struct rw_semaphore *lock);
 void cfrs_init_completion(struct completion *done);
 void cfrs_init_waitqueue(struct wait_queue_head *wq);
 void cfrs_wake_up_all(struct wait_queue_head *wq);

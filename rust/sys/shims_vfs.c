@@ -487,6 +487,49 @@ void cfrs_end_write(struct kiocb *iocb)
 	kiocb_end_write(iocb);
 }
 
+/* So many pages of a process are held at once. */
+#define MAX_HELD 1024
+
+/*
+ * A process's pages are held before the backing file is written: to fault them in
+ * under its inode's lock would order that lock before mmap_lock, and a netfs may hold
+ * mmap_lock when it reads its cache or writes to it.
+ */
+static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from)
+{
+	unsigned int count = iov_iter_npages(from, MAX_HELD), filled = 0;
+	ssize_t len, whole, ret = -EINVAL;
+	struct iov_iter held;
+	struct bio_vec *bvecs;
+	struct page **pages;
+	size_t offset, part, left;
+
+	bvecs = kvmalloc_array(count, sizeof(*bvecs) + sizeof(*pages), GFP_KERNEL);
+	if (!bvecs)
+		return -ENOMEM;
+	pages = (struct page **)(bvecs + count);
+	len = iov_iter_extract_pages(from, &pages, iov_iter_count(from), count, 0, &offset);
+	if (len <= 0) {
+		kvfree(bvecs);
+		return len;
+	}
+	count = DIV_ROUND_UP(offset + len, PAGE_SIZE);
+	whole = round_down(len, PAGE_SIZE);
+	for (left = whole; left; left -= part, offset = 0) {
+		part = min_t(size_t, left, PAGE_SIZE - offset);
+		bvec_set_page(&bvecs[filled], pages[filled], part, offset);
+		filled++;
+	}
+	if (whole) {
+		iov_iter_bvec(&held, ITER_SOURCE, bvecs, filled, whole);
+		ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, &held);
+	}
+	iov_iter_revert(from, len - max_t(ssize_t, ret, 0));
+	unpin_user_pages(pages, count);
+	kvfree(bvecs);
+	return ret;
+}
+
 ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)
 {
 	struct kiocb iocb = {
@@ -496,6 +539,8 @@ ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)
 		.ki_ioprio	= get_current_ioprio(),
 	};
 
+	if (iov_iter_extract_will_pin(iter))
+		return write_held(&iocb, iter);
 	return vfs_iocb_iter_write(file, &iocb, iter);
 }
 

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `struct rw_semaphore`: many share it, or one has it alone. Whoever waits sleeps.
+
+use super::bindings;
+use core::marker::PhantomData;
+use kernel::prelude::*;
+use kernel::types::Opaque;
+
+/// A lock for what many may do at once, and sometimes one alone.
+#[pin_data]
+pub(crate) struct RwSem {
+    #[pin]
+    inner: Opaque<bindings::rw_semaphore>,
+}
+
+// SAFETY: `struct rw_semaphore` locks itself and may be used from any thread.
+unsafe impl Send for RwSem {}
+// SAFETY: As above.
+unsafe impl Sync for RwSem {}
+
+/// A share of the lock; given back when dropped, by the task that took it.
+///
+/// # Invariants
+///
+/// The current task holds a share of `lock` for this.
+#[must_use = "the share is given back at once when unused"]
+pub(crate) struct Shared<'a> {
+    lock: &'a RwSem,
+    _task: PhantomData<*mut ()>,
+}
+
+/// The whole lock; given back when dropped, by the task that took it.
+///
+/// # Invariants
+///
+/// The current task holds `lock` alone.
+#[must_use = "the lock is given back at once when unused"]
+pub(crate) struct Alone<'a> {
+    lock: &'a RwSem,
+    _task: PhantomData<*mut ()>,
+}
+
+impl RwSem {
+    /// Nobody has it.
+    pub(crate) fn new() -> impl PinInit<Self> {
+        pin_init!(Self {
+            inner <- Opaque::ffi_init(|slot| {
+                // SAFETY: `slot` is memory for a semaphore that is pinned from here on.
+                unsafe { bindings::cfrs_init_rwsem(slot) }
+            }),
+        })
+    }
+
+    /// Takes a share. Not while this task has one, or all of it.
+    pub(crate) fn share(&self) -> Shared<'_> {
+        // SAFETY: `inner` was initialised by `new`, and our callers may sleep.
+        unsafe { bindings::down_read(self.inner.get()) };
+        // INVARIANT: The share was just taken.
+        Shared {
+            lock: self,
+            _task: PhantomData,
+        }
+    }
+
+    /// Takes all of it. Not while this task has a share, or all of it.
+    pub(crate) fn alone(&self) -> Alone<'_> {
+        // SAFETY: `inner` was initialised by `new`, and our callers may sleep.
+        unsafe { bindings::down_write(self.inner.get()) };
+        // INVARIANT: The lock was just taken.
+        Alone {
+            lock: self,
+            _task: PhantomData,
+        }
+    }
+}
+
+impl Drop for Shared<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The share is this task's by the type invariant.
+        unsafe { bindings::up_read(self.lock.inner.get()) }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        // SAFETY: The lock is this task's by the type invariant.
+        unsafe { bindings::up_write(self.lock.inner.get()) }
+    }
+}
