@@ -31,12 +31,6 @@ use std::{
 };
 
 impl Actor {
-    fn is_honest(&self, about: &About) -> bool {
-        self.session
-            .source_of(about)
-            .is_none_or(|source| source.honest)
-    }
-
     /// Writes what is true in a range, or lies if that is what the blob is for.
     ///
     /// C counts half a block as a block, and gives zeros for the rest; so it gets whole pages.
@@ -105,12 +99,12 @@ impl Actor {
 
     /// write(2) at the fd's position, which nobody else moves meanwhile.
     ///
-    /// C writes elsewhere than lseek(2) says; so only what is lied about is written so there.
+    /// C writes elsewhere than lseek(2) says, which no judge knows.
     pub(super) fn write_in_place(&mut self) {
         let Some(object) = self.session.some_object(&mut self.random) else {
             return;
         };
-        if self.session.is_peer && self.is_honest(&object.about) {
+        if self.session.is_peer {
             return;
         }
         let session = Arc::clone(&self.session);
