@@ -348,6 +348,10 @@ fn answer<T>(
 
 /// What cannot be committed is lost, and does not pass for valid.
 fn commit(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        let why = "C's cache dies, and then keeps its objects, or has a file that it cannot read";
+        return Err(Skip(why.to_owned()).into());
+    }
     let cache = cache(lab)?;
     for value in VALUES {
         let daemon = filled(lab, &cache)?;
@@ -362,20 +366,12 @@ fn commit(lab: &Lab) -> Result<()> {
         println!("{value}: {kept} files kept, dead {dead}");
         if value & 3 == 0 {
             ensure!(kept == 2, "{value}: {kept} files");
-        } else if !lab.is_peer() {
-            // C gives a file whose attribute could not be set its name all the same.
+        } else {
             ensure!(kept == 0, "{value}: {kept} files");
         }
-        // On C a full disk kills the cache too.
-        let want = of_reading(value).is_some() || lab.is_peer() && value & NO_SPACE != 0;
+        let want = of_reading(value).is_some();
         ensure!(dead == want, "{value}: whether the cache is dead: {dead}");
         drop(daemon);
-        if lab.is_peer() {
-            // Nor can it read such a file afterwards: `differences:file_without_its_attribute`.
-            for file in cache_files(cache.dir()) {
-                fs::remove_file(file)?;
-            }
-        }
         all_is_well(lab, &cache)?;
     }
     Ok(())
@@ -406,7 +402,10 @@ fn cull(lab: &Lab) -> Result<()> {
         // C says that it has culled a directory that it could not move.
         let said = want.filter(|_| !(lab.is_peer() && victim));
         same("cull", value, got, said)?;
-        ensure!(path.exists() == want.is_some(), "{value}: culled and not culled");
+        ensure!(
+            path.exists() == want.is_some(),
+            "{value}: culled and not culled"
+        );
         if path.is_dir() {
             fs::remove_dir(&path)?;
         } else if path.exists() {

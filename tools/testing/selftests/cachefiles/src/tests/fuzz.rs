@@ -35,6 +35,9 @@ const OPERATIONS: u64 = 10_000;
 const ROUND: u64 = 10_000;
 
 fn mainline(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C leaves readers and mounts waiting for ever".to_owned()).into());
+    }
     fuzz(lab, Layout::Mainline)
 }
 
