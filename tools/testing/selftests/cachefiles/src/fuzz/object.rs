@@ -8,7 +8,7 @@
 use super::{
     actor::Actor,
     answer::PAGE,
-    session::{copy, lock, About, Object},
+    session::{copy, lock, Object},
     world::lie,
 };
 use crate::{
