@@ -5,7 +5,7 @@
 //!
 //! Lives here: their verbs.  Never here: a test.
 
-use super::netfs_scene::check;
+use super::netfs_scene::{check, from_cache};
 use crate::{
     cachefilesd::Counters,
     lab::eventually,
@@ -98,14 +98,9 @@ pub fn moved(work: impl FnOnce() -> Result<()>) -> Result<Counters> {
     Ok(Counters::now()?.since(&before))
 }
 
-/// Something must come from the cache, but for so many downloads.
-pub fn from_cache(allowed: i64, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let moved = moved(work)?;
-    ensure!(
-        moved.get("DownOps.DL") <= allowed && moved.get("IO.rd") > 0,
-        "not all came from the cache: {moved:?}"
-    );
-    Ok(())
+/// A file of this size must come from the cache; see [`from_cache`].
+pub fn served(size: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    from_cache(&moved(work)?, size)
 }
 
 /// Does something in a thread, for no longer than is decent.

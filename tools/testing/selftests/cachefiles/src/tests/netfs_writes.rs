@@ -5,7 +5,7 @@
 //! serves later.  And cookies that dirty pages pin.
 
 use super::{
-    netfs_files::{check_both, check_part, from_cache, publish, same, settle, PAGE},
+    netfs_files::{check_both, check_part, publish, same, served, settle, PAGE},
     netfs_scene::{check, content},
 };
 use crate::{
@@ -86,11 +86,6 @@ impl Mode {
             Mode::NinePMmap => remote.mount_9p_with("cache=0x85"),
         }
     }
-
-    /// Downloads that a file may take all the same: 9P does not store the page in which a file ends.
-    fn allowed(self) -> i64 {
-        i64::from(self != Mode::Nfs)
-    }
 }
 
 impl Scene {
@@ -148,7 +143,7 @@ impl Scene {
             self.read_and_store().context("with the pages dropped")?;
             drop_caches()?;
             let path = self.path();
-            from_cache(self.mode.allowed(), || check(&path, &self.image))
+            served(self.image.len(), || check(&path, &self.image))
                 .with_context(|| format!("mounted {mounted}"))?;
             settle()?;
             self.client.unmount()?;
@@ -177,7 +172,7 @@ impl Scene {
         settle()?;
         drop_pages()?;
         let path = self.path();
-        from_cache(self.mode.allowed(), || check(&path, &self.image)).context("what was written")
+        served(self.image.len(), || check(&path, &self.image)).context("what was written")
     }
 }
 
@@ -431,7 +426,7 @@ impl Pinned {
     fn expect_cached(mut self) -> Result<()> {
         drop_pages()?;
         let path = self.client.path("file");
-        from_cache(1, || check(&path, &self.image))?;
+        served(self.image.len(), || check(&path, &self.image))?;
         settle()?;
         check(&self.remote.path("file"), &self.image).context("on the server")?;
         self.client.unmount()?;
