@@ -58,9 +58,7 @@ impl Backend for CacheFiles {
     }
 
     fn backing_file(object: ArcBorrow<'_, Object>, invalidations: u32) -> Option<File> {
-        let file = object.file_when_found()?;
-        object.backing.trust.used(invalidations);
-        Some(file)
+        object.file_for(invalidations)
     }
 
     fn prepare_on_demand_read(
@@ -72,6 +70,10 @@ impl Backend for CacheFiles {
     ) -> Source {
         let _call = Call::enter("prepare_on_demand_read", object.cookie.debug_id());
         prepare::prepare(&object, file, start, len, flags)
+    }
+
+    fn read_refused(object: Option<ArcBorrow<'_, Object>>) -> Result<usize> {
+        read::refused(object.as_deref())
     }
 
     fn read(

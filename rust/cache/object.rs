@@ -98,6 +98,18 @@ impl Object {
         })
     }
 
+    /// The file for an operation of the netfs that began after so many invalidations; `None` also if
+    /// there have been more: it would write into the new file what belongs to the old one.
+    pub(crate) fn file_for(&self, invalidations: u32) -> Option<File> {
+        let file = self.file_when_found()?;
+        // Looked at after the file was taken: the count changes before the file does.
+        if self.cookie.invalidations() != invalidations {
+            return None;
+        }
+        self.backing.trust.used(invalidations);
+        Some(file)
+    }
+
     /// Reports that the disk failed it.
     pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
         self.cache()

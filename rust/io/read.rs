@@ -6,7 +6,7 @@ use crate::cache::inject;
 use crate::cache::known::Known;
 use crate::cache::object::Object;
 use crate::sys::aio::{self, Done};
-use crate::sys::errno::{ENODATA, ESTALE};
+use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::iov_iter::IovIter;
@@ -74,6 +74,16 @@ pub(crate) fn read(
 fn fail(is_on_demand: bool, done: Termination, error: Error, was_async: bool) {
     let result = if is_on_demand { Err(error) } else { Ok(0) };
     done.finish(result, was_async);
+}
+
+/// What a read comes to that cannot begin, because the cache or the file is out of service.
+pub(crate) fn refused(object: Option<&Object>) -> Result<usize> {
+    // A netfs that fills the cache itself asks the server for what came short. An error it would take
+    // for no answer at all, and store, on the server too, a page that was never filled.
+    match object {
+        Some(object) if object.cache().on_demand.is_some() => Err(ENOBUFS),
+        _ => Ok(0),
+    }
 }
 
 /// How many bytes from `start` on are to be zeros because the file has none there.

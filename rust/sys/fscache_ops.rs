@@ -6,7 +6,6 @@
 //! no decision is taken here but what to do when there is no object.
 
 use super::bindings;
-use super::errno::ENOBUFS;
 use super::file::File;
 use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
 use super::iov_iter::IovIter;
@@ -57,6 +56,8 @@ pub(crate) trait Backend: Sized + 'static {
         len: &mut usize,
         flags: &mut ReadFlags<'_>,
     ) -> Source;
+    /// What a read comes to for which there is no object or no file.
+    fn read_refused(object: Option<ArcBorrow<'_, Self::Object>>) -> Result<usize>;
     /// Reads into `into` and calls `done` once, now or later. Takes all of `into`.
     fn read(
         object: ArcBorrow<'_, Self::Object>,
@@ -412,9 +413,9 @@ impl<B: Backend> Table<B> {
                 OnHole::from_raw(on_hole),
                 done,
             ),
-            _ => {
+            (object, _, _) => {
                 into.advance(usize::MAX);
-                done.finish(Err(ENOBUFS), false);
+                done.finish(B::read_refused(object), false);
             }
         }
         // The completion has the result, or will have it. An error here as well would make a
