@@ -5,6 +5,7 @@
 use super::directory::Directory;
 use super::disk::{Disk, End, Need};
 use super::limits::Limits;
+use super::missed::Missed;
 use super::{Cache, BLOCK};
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
@@ -108,11 +109,16 @@ impl Plan<'_> {
             )
         };
         drop(root);
+        let missed = match self.on_demand {
+            None => Missed::until_now()?,
+            Some(_) => Missed::nothing(),
+        };
         let cache = Arc::pin_init(
             pin_init!(Cache {
                 store,
                 graveyard,
                 on_demand: self.on_demand,
+                missed,
                 volumes <- new_mutex!(KVec::new(), "Cache::volumes"),
                 objects <- XArray::new(1, u32::MAX),
                 disk,

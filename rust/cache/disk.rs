@@ -12,10 +12,11 @@ use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
-use crate::sys::time;
+use crate::sys::time::{self, Tick};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use kernel::new_spinlock;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, SpinLock};
 
 /// The disk under a cache.
 #[pin_data]
@@ -32,6 +33,9 @@ pub(crate) struct Disk {
     /// What writes need not look for.
     #[pin]
     spare: Spare,
+    /// When its service ended, by then at the latest.
+    #[pin]
+    ended: SpinLock<Option<Tick>>,
     culling: AtomicBool,
     changed: AtomicBool,
     files_released: AtomicU32,
@@ -108,6 +112,7 @@ impl Disk {
             cookie,
             thresholds,
             spare <- Spare::new(),
+            ended <- new_spinlock!(None, "Disk::ended"),
             culling: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             files_released: AtomicU32::new(0),
@@ -127,8 +132,20 @@ impl Disk {
     /// The disk cannot be trusted any more: nothing is served from it or stored on it.
     pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
         log::error!("I/O Error: {}", what);
+        self.end_service();
         self.cookie.io_error();
+    }
+
+    /// The cache is about to be out of service: from then on FS-Cache does not tell what the netfs
+    /// write. All requests fail.
+    pub(crate) fn end_service(&self) {
+        self.ended.lock().get_or_insert_with(time::tick);
         self.requests.kill();
+    }
+
+    /// When the cache's service ended, if it has.
+    pub(crate) fn ended(&self) -> Option<Tick> {
+        *self.ended.lock()
     }
 
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.

@@ -7,7 +7,7 @@
 
 use super::lookup::{create_unnamed, expand};
 use super::object::Object;
-use super::withdraw::delete;
+use super::withdraw::discard;
 use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
 use crate::sys::trace::Killed;
@@ -42,8 +42,7 @@ pub(crate) fn invalidate(object: &Object) -> bool {
     cookie.resume();
     if let Some(old) = old {
         if !old.unnamed {
-            // If it stays, its attribute is that of the old version, or says that it is dirty.
-            let _ = delete(object, &old, Killed::Invalidated);
+            discard(object, &old, Killed::Invalidated);
         }
     }
     true

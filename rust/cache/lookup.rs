@@ -8,6 +8,7 @@ use super::directory::bury;
 use super::disk::Need;
 use super::object::Object;
 use super::volume::Volume;
+use super::withdraw::delete;
 use super::{inject, whole_blocks, BLOCK};
 use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
@@ -40,14 +41,19 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Objec
     let object = match Object::new(volume, cookie) {
         Ok(object) => object,
         Err(_) => {
+            cache.missed.not_found(cookie);
             cookie.caching_failed();
             return None;
         }
     };
     let _acting = cache.disk.cred.assume();
+    // Before somebody begins to write whom we know.
+    let missed = cache.missed.writes_to(cookie);
     let ready = find(&object).and_then(|found| match cache.on_demand {
         Some(_) => ask_size(&object, found),
-        None => make_ready(&object, found).map(|open| object.backing.install(open)),
+        None => forget_if(missed, &object, found)
+            .and_then(|found| make_ready(&object, found))
+            .map(|open| object.backing.install(open)),
     });
     match ready {
         Ok(()) => {
@@ -57,6 +63,7 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Objec
         Err(error) => {
             object.seen(Seen::LookupFailed);
             failed(&object, error);
+            cache.missed.not_found(cookie);
             cookie.caching_failed();
             object.retire();
             object.backing.settle();
@@ -244,6 +251,20 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
         file,
         unnamed: true,
     })
+}
+
+/// Takes a new file instead of one that was found and may be older than what the netfs has written
+/// when the cache was not told.
+fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFile> {
+    if !missed || found.unnamed {
+        return Ok(found);
+    }
+    // Its attribute may be that of what the netfs has, so that it must not stay.
+    delete(object, &found, Killed::Stale)?;
+    let blocks = found.file.blocks();
+    drop(found);
+    object.cache().disk.released(blocks);
+    create(object)
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is

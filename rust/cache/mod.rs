@@ -24,6 +24,7 @@ pub(crate) mod known;
 pub(crate) mod limits;
 pub(crate) mod local_write;
 pub(crate) mod lookup;
+pub(crate) mod missed;
 pub(crate) mod object;
 mod spare;
 pub(crate) mod staging;
@@ -39,6 +40,7 @@ use directory::Directory;
 use disk::Disk;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
+use missed::Missed;
 use object::Object;
 use volume::Volume;
 
@@ -65,6 +67,8 @@ pub(crate) struct Cache {
     /// Volumes in service, in the order of their acquisition.
     #[pin]
     pub(crate) volumes: Mutex<KVec<Arc<Volume>>>,
+    /// Which cookies may have been written to when the cache was not told.
+    pub(crate) missed: Missed,
     /// Objects in service, by a number of no meaning.
     #[pin]
     pub(crate) objects: XArray<Object>,

@@ -11,6 +11,7 @@ use super::{inject, Cache};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
+use crate::sys::time::Tick;
 use crate::sys::trace::{self, Killed, Seen, Where};
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -31,19 +32,24 @@ fn take_down(object: &Object) {
         return;
     };
     let _acting = object.cache().disk.cred.assume();
-    let is_good = object
-        .backing
-        .trust
-        .is_good_for(object.cookie.invalidations());
+    let ended = object.cache().disk.ended();
+    let is_good = !missed_writes(object, ended)
+        && object
+            .backing
+            .trust
+            .is_good_for(object.cookie.invalidations());
     if object.cookie.is(CookieFlag::Retired) || !is_good {
         if open.unnamed {
             object.seen(Seen::DropUnnamed);
         } else {
             object.seen(Seen::Delete);
-            let _ = delete(object, &open, Killed::Retired);
+            discard(object, &open, Killed::Retired);
         }
-        // The next file has to be marked anew.
-        object.cookie.clear(CookieFlag::LocalWrite);
+        if ended.is_none() {
+            // The next file has to be marked anew. But who has written to this one may go on, and
+            // no cache will know.
+            object.cookie.clear(CookieFlag::LocalWrite);
+        }
     } else if let Err(error) = commit(object, &mut open) {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
@@ -56,6 +62,24 @@ fn take_down(object: &Object) {
     open.file.close();
     if !open.unnamed {
         object.cache().disk.released(blocks);
+    }
+}
+
+/// Whether the netfs may have changed its file, and not the cache's, since the cache was out of
+/// service: nobody says so then. C commits such a file under what the netfs says of the new data.
+fn missed_writes(object: &Object, ended: Option<Tick>) -> bool {
+    object.cookie.is(CookieFlag::LocalWrite)
+        && ended.is_some_and(|when| object.cookie.used_since(when))
+}
+
+/// Has nobody find the object's file again.
+pub(super) fn discard(object: &Object, open: &CacheFile, why: Killed) {
+    if delete(object, open, why).is_ok() {
+        return;
+    }
+    if let Some(dentry) = open.file.dentry() {
+        // An error has been reported, and there is nothing left to do.
+        let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
     }
 }
 
@@ -136,7 +160,7 @@ impl Cache {
             "File cache on {} unregistering",
             self.cookie().name().to_str().unwrap_or("(not UTF-8)")
         );
-        self.requests().kill();
+        self.disk.end_service();
         self.requests().wait_for_failed_readers();
         self.cookie().withdraw();
         while let Some(volume) = self.next_in_service() {

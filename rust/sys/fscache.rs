@@ -8,8 +8,9 @@
 use super::bindings;
 use super::bits::Flags;
 use super::completion::Completion;
+use super::time::Tick;
 use core::ptr::NonNull;
-use kernel::error::{from_err_ptr, Result};
+use kernel::error::{from_err_ptr, to_result, Result};
 use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -172,6 +173,17 @@ impl Cookie {
         unsafe { core::ptr::addr_of!((*self.0.get()).inval_counter).read_volatile() }
     }
 
+    /// Whether the netfs uses the file, or has since `when`.
+    pub(crate) fn used_since(&self, when: Tick) -> bool {
+        // SAFETY: The cookie is valid; the shim takes its lock.
+        unsafe { bindings::cfrs_cookie_used_since(self.0.get(), when.0 as _) }
+    }
+
+    /// Its place in the order in which cookies are made.
+    pub(crate) fn age(&self) -> Age {
+        Age(self.debug_id())
+    }
+
     /// Tells those who wait that there is no data (`fscache_cookie_lookup_negative()`).
     pub(crate) fn lookup_negative(&self) {
         // SAFETY: The cookie is valid and being looked up by our caller.
@@ -194,6 +206,26 @@ impl Cookie {
     pub(crate) fn withdraw(&self) {
         // SAFETY: The cookie is valid and counted by our caller.
         unsafe { bindings::fscache_withdraw_cookie(self.0.get()) }
+    }
+}
+
+/// A place in the order in which cookies are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Age(pub(crate) u32);
+
+impl Age {
+    /// That of a cookie which is newer than all that the netfs have now.
+    pub(crate) fn now() -> Result<Self> {
+        let mut number = 0;
+        // SAFETY: `number` is writable for the call.
+        to_result(unsafe { bindings::cfrs_newest_cookie(&mut number) })?;
+        Ok(Age(number))
+    }
+
+    /// Whether it was not made after `other`.
+    pub(crate) fn is_as_old_as(self, other: Age) -> bool {
+        // CAST: The numbers go round; of two, the newer is ahead by less than half of them.
+        (other.0.wrapping_sub(self.0) as i32) >= 0
     }
 }
 

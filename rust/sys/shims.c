@@ -347,6 +347,39 @@ void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 	spin_unlock(&cookie->lock);
 }
 
+/* Whether the netfs uses the cookie, or has since this tick. */
+bool cfrs_cookie_used_since(struct fscache_cookie *cookie, unsigned long when)
+{
+	bool used;
+
+	spin_lock(&cookie->lock);
+	used = atomic_read(&cookie->n_active) != 0 ||
+	       !time_before(cookie->unused_at, when);
+	spin_unlock(&cookie->lock);
+	return used;
+}
+
+/*
+ * The number of a cookie that is newer than every other.  FS-Cache numbers them in
+ * their order and does not tell the last number, so one is made, and given back.
+ */
+int cfrs_newest_cookie(u32 *debug_id)
+{
+	static const char key[] = "newest";
+	struct fscache_volume *volume;
+	struct fscache_cookie *cookie;
+
+	volume = fscache_acquire_volume("cachefiles,newest", NULL, NULL, 0);
+	if (IS_ERR_OR_NULL(volume))
+		return volume ? PTR_ERR(volume) : -ENOMEM;
+	cookie = fscache_acquire_cookie(volume, 0, key, sizeof(key) - 1, NULL, 0, 0);
+	if (cookie)
+		*debug_id = cookie->debug_id;
+	fscache_relinquish_cookie(cookie, false);
+	fscache_relinquish_volume(volume, NULL, false);
+	return cookie ? 0 : -ENOMEM;
+}
+
 struct fscache_cookie *cfrs_get_cookie(struct fscache_cookie *cookie)
 {
 	return fscache_get_cookie(cookie, fscache_cookie_get_attach_object);

@@ -13,7 +13,7 @@ pub(crate) fn seconds() -> u32 {
 
 /// A tick of the kernel's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tick(usize);
+pub(crate) struct Tick(pub(super) usize);
 
 /// The tick that it is.
 pub(crate) fn tick() -> Tick {

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which of the netfs's files may have been written to when the cache was not told.
+//!
+//! FS-Cache notes in a cookie that its file is about to be written to, and tells the cache, if there
+//! is one; the note stays. So a cookie that is older than the cache and has the note may stand for a
+//! file that is not what is cached, under coherency data that only the server changes; C serves what
+//! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed.
+//! Never here: writes that the cache is told of, which are in `local_write.rs`.
+
+use crate::sys::fscache::{Age, Cookie, CookieFlag};
+use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::prelude::*;
+
+/// What may have been missed.
+pub(crate) struct Missed {
+    /// By cookies up to this age.
+    until: AtomicU32,
+}
+
+impl Missed {
+    /// Nothing, where no netfs writes.
+    pub(super) const fn nothing() -> Self {
+        Missed {
+            until: AtomicU32::new(0),
+        }
+    }
+
+    /// All that was written until now. Costs FS-Cache a cookie, which it counts.
+    pub(super) fn until_now() -> Result<Self> {
+        let Age(until) = Age::now()?;
+        Ok(Missed {
+            until: AtomicU32::new(until),
+        })
+    }
+
+    /// Whether the file of this cookie, which is about to be looked up, may have been written to.
+    pub(super) fn writes_to(&self, cookie: &Cookie) -> bool {
+        let until = Age(self.until.load(Ordering::Relaxed));
+        cookie.is(CookieFlag::LocalWrite) && cookie.age().is_as_old_as(until)
+    }
+
+    /// The lookup of this cookie has failed: what is written to its file until the next one is missed.
+    pub(super) fn not_found(&self, cookie: &Cookie) {
+        let age = cookie.age();
+        // Others do the same; the newest counts.
+        let _ = self
+            .until
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
+                (!age.is_as_old_as(Age(until))).then_some(age.0)
+            });
+    }
+}
