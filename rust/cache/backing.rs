@@ -42,6 +42,8 @@ pub(crate) struct Backing {
     file: SpinLock<Option<CacheFile>>,
     /// Whether the file holds what it should.
     pub(crate) trust: Trust,
+    /// Whether the file is marked on disk as being changed, or need not be.
+    marked: AtomicBool,
     /// What of it is data.
     #[pin]
     pub(crate) known: Known,
@@ -69,6 +71,7 @@ impl Backing {
                 size: AtomicU64::new(0),
                 file <- new_spinlock!(None, "Backing::file"),
                 trust: Trust::new(),
+                marked: AtomicBool::new(false),
                 known <- Known::new(),
                 accepted: AtomicBool::new(false),
                 settled <- Completion::new(),
@@ -94,7 +97,18 @@ impl Backing {
     pub(crate) fn replace(&self, file: CacheFile) -> Option<CacheFile> {
         let old = self.file.lock().replace(file);
         self.known.forget();
+        self.marked.store(false, Ordering::Relaxed);
         old
+    }
+
+    /// Whether [`set_marked`](Self::set_marked) was called for the file in service.
+    pub(crate) fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Relaxed)
+    }
+
+    /// The file in service is marked, or without a name.
+    pub(crate) fn set_marked(&self) {
+        self.marked.store(true, Ordering::Relaxed);
     }
 
     /// The lookup is over. Without a file from `install`, there will be none.

@@ -13,15 +13,31 @@ use kernel::prelude::*;
 /// Marks the file on disk as being changed, so that it is not used if we never come to say what it
 /// holds in the end (`cachefiles_prepare_to_write()`).
 pub(crate) fn prepare_to_write(object: &Object) {
-    // A file without a name is not found again anyhow.
-    let Some(file) = object.backing.named_file() else {
-        return;
-    };
     let _acting = object.cache().disk.cred.assume();
-    if mark(object, &file).is_err() {
-        // Unmarked, it must not be written to.
-        object.backing.trust.spoil();
+    // Without the mark the file is not used any more.
+    let _ = mark_once(object);
+}
+
+/// Before something is written to the file: FS-Cache does not call [`prepare_to_write`] for who
+/// begins to write while the file is looked up, and C does not mark it then. Acting for the cache.
+pub(crate) fn before_write(object: &Object) -> Result {
+    match object.cookie.is(CookieFlag::LocalWrite) {
+        true => mark_once(object),
+        false => Ok(()),
     }
+}
+
+fn mark_once(object: &Object) -> Result {
+    if object.backing.is_marked() {
+        return Ok(());
+    }
+    // A file without a name is not found again anyhow.
+    if let Some(file) = object.backing.named_file() {
+        // Unmarked, it must not be written to.
+        mark(object, &file).inspect_err(|_| object.backing.trust.spoil())?;
+    }
+    object.backing.set_marked();
+    Ok(())
 }
 
 fn mark(object: &Object, file: &File) -> Result {
@@ -53,6 +69,9 @@ pub(crate) fn not_stored(object: &Object) {
 
 /// Follows a change of size of the netfs's file (`cachefiles_resize_cookie()`). What is behind the
 /// new end must not come back when the file grows again.
+///
+/// This is done by the task that changes the size, with its limits. What it may not do concerns this
+/// file alone; in C, the cache.
 pub(crate) fn resize(object: &Object, file: &File, size: u64) {
     if size < object.cookie.size() {
         let _acting = object.cache().disk.cred.assume();
@@ -60,11 +79,9 @@ pub(crate) fn resize(object: &Object, file: &File, size: u64) {
         let shortened = known.while_changing(|| shorten(object, file, size));
         if let Err(error) = shortened {
             object.backing.trust.spoil();
-            object.io_error(format_args!(
-                "Shortening to {} bytes failed with error {}",
-                size,
-                error.to_errno()
-            ));
+            if error == EIO {
+                object.io_error(format_args!("Shortening to {} bytes failed", size));
+            }
             if let Some(dentry) = file.dentry() {
                 // Without it the file is of no use to anybody; an error has been reported.
                 let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
@@ -78,9 +95,14 @@ pub(crate) fn resize(object: &Object, file: &File, size: u64) {
 /// Cuts the file to whole blocks, with zeros behind the end (`cachefiles_shorten_object()`).
 fn shorten(object: &Object, file: &File, size: u64) -> Result {
     let blocks = whole_blocks(size)?;
-    trace::trunc(object.debug_id, file, file.size(), blocks, Trunc::Shrink);
+    let len = file.size();
+    trace::trunc(object.debug_id, file, len, blocks, Trunc::Shrink);
     inject::remove()
-        .and_then(|()| file.truncate(blocks))
+        .and_then(|()| match blocks < len {
+            true => file.truncate(blocks),
+            // It has not grown with the netfs's file, and is not to grow now.
+            false => Ok(()),
+        })
         .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Trunc))?;
     if size == blocks {
         return Ok(());

@@ -9,7 +9,7 @@
 
 use super::fit::fit;
 use crate::cache::disk::{Need, Writing};
-use crate::cache::local_write::not_stored;
+use crate::cache::local_write::{before_write, not_stored};
 use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::aio::{self, Done};
@@ -69,6 +69,7 @@ fn try_prepare(
         .ok_or(ENOBUFS)?;
     let disk = &object.cache().disk;
     let _acting = disk.cred.assume();
+    before_write(object)?;
     let end = at.checked_add(whole as u64).ok_or(EFBIG)?;
     if is_new || !has_data(object, file, at, end)? {
         return disk.has_room_for(whole as u64, Need::Write).map(|()| whole);
