@@ -8,14 +8,14 @@
 use crate::{
     blob::{pattern, Aligned, Blob},
     image::{Image, BLOCK},
-    lab::{eventually, Cache, Lab},
+    lab::{free_device, Cache, Lab},
     mount::{try_mount, Mount},
     patience::{patiently, within, SOON},
-    protocol::{open_device, spoken},
+    protocol::spoken,
     stage::{self, BLOCKS, SIZE},
 };
 use anyhow::{bail, ensure, Context, Result};
-use cachefiles_client::{CacheConfig, Device, Errno, Layout, ObjectFd, Request};
+use cachefiles_client::{Device, Errno, Layout, ObjectFd, Request};
 use std::{
     collections::{HashMap, VecDeque},
     io,
@@ -109,13 +109,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Hand {
     /// Binds the cache.  The session before may be just ending.
     pub fn bind(cache: &Cache) -> Result<Arc<Hand>> {
-        let mut device = None;
-        eventually("the device is free", || {
-            device = open_device().ok();
-            device.is_some()
-        })?;
-        let device = device.context("no device")?;
-        device.configure(&CacheConfig::new(cache.dir()))?;
+        let device = free_device(cache.dir())?;
         device.bind_ondemand()?;
         let mut blobs = HashMap::new();
         for (meta, blob) in NAMES {
