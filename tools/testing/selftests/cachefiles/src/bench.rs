@@ -12,6 +12,7 @@ use crate::{
     backing::Backing,
     blob::{pattern, Blob},
     cachefilesd::{Counters, Keeper},
+    caller::{self, Caller},
     daemon::{Blobs, Daemon},
     kernel::{run, Module},
     lab::Lab,
@@ -43,7 +44,7 @@ const FILLS: u64 = 6;
 const TOGETHER: usize = 8;
 
 /// What is measured, in this order.
-const ROWS: [&str; 7] = [
+const ROWS: [&str; 11] = [
     "on demand, 4 KiB scattered, missed",
     "on demand, 4 KiB scattered, cached",
     "on demand, 128 KiB in a row, missed",
@@ -51,6 +52,10 @@ const ROWS: [&str; 7] = [
     "NFS, 128 KiB in a row, filling the cache",
     "NFS, 128 KiB in a row, cached",
     "NFS, 4 KiB scattered, cached",
+    "the cache alone, 128 KiB stored",
+    "the cache alone, 128 KiB rewritten",
+    "the cache alone, 128 KiB read",
+    "the cache alone, 4 KiB rewritten",
 ];
 
 type Figures = [u64; ROWS.len()];
@@ -111,7 +116,50 @@ fn measure(lab: &Lab, module: &Path, image: &Blob) -> Result<Figures> {
     [figures[0], figures[1]] = demand(true)?;
     [figures[2], figures[3]] = demand(false)?;
     [figures[4], figures[5], figures[6]] = nfs(lab)?;
+    figures[7..].copy_from_slice(&alone(lab)?);
     Ok(figures)
+}
+
+/// What the cache itself takes for what a netfs asks of it, with nothing else on the way: the
+/// median for each.
+fn alone(lab: &Lab) -> Result<[u64; 4]> {
+    let fs = Backing::ext4(lab.base(), 0, 256)?;
+    let mut keeper = Keeper::plain(fs.dir())?;
+    let caller = Caller::load(lab)?;
+    let large = || ranges(LARGE as u64);
+    let mut spent: [Vec<u64>; 4] = Default::default();
+    for _ in 0..TOGETHER {
+        // An empty file takes the place of the one that is there.
+        caller.invalidate()?;
+        for range in large() {
+            caller.write(range)?;
+            spent[0].push(caller.spent()?);
+        }
+        for range in large() {
+            caller.rewrite(range)?;
+            spent[1].push(caller.spent()?);
+        }
+        for range in large() {
+            caller.read(range)?;
+            spent[2].push(caller.spent()?);
+        }
+        for range in ranges(SMALL as u64) {
+            caller.rewrite(range)?;
+            spent[3].push(caller.spent()?);
+        }
+    }
+    drop(caller);
+    keeper.stop()?;
+    let mut figures = [0; 4];
+    for (figure, spent) in figures.iter_mut().zip(spent) {
+        *figure = median(spent.into_iter())?;
+    }
+    Ok(figures)
+}
+
+/// The file of the netfs that is told what to do, in pieces.
+fn ranges(len: u64) -> impl Iterator<Item = std::ops::Range<u64>> {
+    (0..caller::SIZE / len).map(move |n| n * len..(n + 1) * len)
 }
 
 fn nfs(lab: &Lab) -> Result<[u64; 3]> {

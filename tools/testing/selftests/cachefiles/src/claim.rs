@@ -11,7 +11,12 @@ use rustix::{
     fs::{seek, SeekFrom},
     io::Errno,
 };
-use std::{fs::File, ops::Range, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 use walkdir::WalkDir;
 
 /// The attribute that makes a file of the cache valid.
@@ -27,7 +32,7 @@ const PIECE: u64 = 1 << 20;
 pub struct Claim {
     /// The cookie's key.
     pub key: String,
-    /// Whether its attribute is one.
+    /// Whether its attribute is one of EROFS's, which has no coherency data of its own.
     pub valid: bool,
     /// The size that the attribute tells.
     pub size: u64,
@@ -54,19 +59,46 @@ pub fn claims(dir: &Path) -> Result<Vec<Claim>> {
     Ok(claims)
 }
 
+/// The attribute of a file of the cache; nothing if it has none.
+fn attribute(file: &File) -> Result<Vec<u8>> {
+    let mut bytes = [0; 256];
+    match rustix::fs::fgetxattr(file, ATTRIBUTE, &mut bytes) {
+        Ok(len) => Ok(bytes.get(..len).unwrap_or_default().to_vec()),
+        Err(Errno::NODATA) => Ok(vec![]),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_marked(attribute: &[u8]) -> bool {
+    attribute.get(HEADER - 1) == Some(&DIRTY)
+}
+
+/// Whether the one file that the cache in this directory has, whatever its key, is marked as being
+/// changed.
+pub fn only_file_is_marked(dir: &Path) -> Result<bool> {
+    match &cache_files(dir)[..] {
+        [path] => Ok(is_marked(&attribute(&File::open(path)?)?)),
+        paths => anyhow::bail!("{} files in the cache", paths.len()),
+    }
+}
+
+/// The files under a cache's directory.
+pub fn cache_files(dir: &Path) -> Vec<PathBuf> {
+    WalkDir::new(dir.join("cache"))
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.file_type().is_file())
+        .map(|entry| entry.into_path())
+        .collect()
+}
+
 fn claim(path: &Path, key: &str) -> Result<Claim> {
     let file = File::open(path)?;
-    let mut attribute = [0; 256];
-    let attribute = match rustix::fs::fgetxattr(&file, ATTRIBUTE, &mut attribute) {
-        Ok(len) => attribute.get(..len).unwrap_or_default(),
-        Err(Errno::NODATA) => &[],
-        Err(error) => return Err(error.into()),
-    };
+    let attribute = attribute(&file)?;
     let size = attribute
         .first_chunk()
         .map_or(0, |size| u64::from_be_bytes(*size));
-    // EROFS has no coherency data of its own.
-    let valid = attribute.len() == HEADER && attribute.last() != Some(&DIRTY);
+    let valid = attribute.len() == HEADER && !is_marked(&attribute);
     let mut ranges = Vec::new();
     let mut at = 0;
     loop {

@@ -91,6 +91,20 @@ impl Disk {
             .with_context(|| format!("making the disk {health:?}"))
     }
 
+    /// Holds what is read and written until the result is dropped.
+    pub fn hold(&self) -> Result<Held<'_>> {
+        let held = Held(self);
+        run(
+            "dmsetup",
+            &["suspend", "--noflush", "--nolockfs", &self.name],
+        )?;
+        Ok(held)
+    }
+
+    fn resume(&self) -> Result<()> {
+        run("dmsetup", &["resume", &self.name]).map(drop)
+    }
+
     /// From now on these blocks of 4096 bytes cannot be read, until they are written.
     pub fn spoil(&self, blocks: &[u64]) -> Result<()> {
         self.set_table(&format!("0 {} dust {} 0 4096", self.sectors, self.below))?;
@@ -106,10 +120,20 @@ impl Disk {
 
     /// Nothing is flushed or frozen: the disk changes under the file system at once.
     fn set_table(&self, table: &str) -> Result<()> {
-        let name = self.name.as_str();
-        run("dmsetup", &["load", name, "--table", table])?;
-        run("dmsetup", &["suspend", "--noflush", "--nolockfs", name])?;
-        run("dmsetup", &["resume", name]).map(drop)
+        run("dmsetup", &["load", &self.name, "--table", table])?;
+        drop(self.hold()?);
+        Ok(())
+    }
+}
+
+/// A disk that takes requests and does nothing about them.
+pub struct Held<'a>(&'a Disk);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.resume() {
+            crate::lab::cleanup_failed(&format!("{error:#}"));
+        }
     }
 }
 

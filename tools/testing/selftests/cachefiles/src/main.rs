@@ -13,6 +13,7 @@ mod backing;
 mod bench;
 mod blob;
 mod cachefilesd;
+mod caller;
 mod claim;
 mod daemon;
 mod disk;

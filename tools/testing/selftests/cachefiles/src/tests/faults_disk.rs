@@ -5,11 +5,12 @@
 //! committed does not pass for valid.
 
 use super::faults_scene::{
-    bytes, cache_files, forget_pages, in_time, mount, mounted, read, read_right, right_or_eio,
-    serve, unmount, Outcome, BLOCKS, BOUND, SIZE,
+    bytes, forget_pages, in_time, mount, mounted, read, read_right, right_or_eio, serve, unmount,
+    Outcome, BLOCKS, BOUND, SIZE,
 };
 use crate::{
     backing::Backing,
+    claim::cache_files,
     daemon::{Daemon, Manner},
     disk::{Disk, Health},
     group,

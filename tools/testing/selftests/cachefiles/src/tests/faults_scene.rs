@@ -20,12 +20,11 @@ use rustix::fs::{fadvise, Advice};
 use std::{
     fs::{self, File},
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::LazyLock,
     thread::{self, JoinHandle},
     time::Duration,
 };
-use walkdir::WalkDir;
 
 /// How many blocks the blob has.
 pub const BLOCKS: u32 = 2048;
@@ -35,18 +34,20 @@ pub const SIZE: u64 = BLOCKS as u64 * BLOCK;
 /// How long anything may take that a fault must not make last for ever.
 pub static BOUND: LazyLock<Duration> = LazyLock::new(|| patiently(Duration::from_secs(20)));
 
-/// An image with one file whose bytes are those of a blob, which is served in this manner.
-pub fn blobs(manner: Manner) -> Blobs {
+/// An image with one file whose bytes are those of a blob.
+pub fn meta() -> Blob {
     let chunks: Vec<(u16, u32)> = (0..BLOCKS).map(|block| (1, block)).collect();
+    Image::new().device("blob").file("file", 0, chunks).build()
+}
+
+/// The image, and its blob, which is served in this manner.
+pub fn blobs(manner: Manner) -> Blobs {
     let source = Blob::Pattern {
         seed: stage::SEED,
         size: SIZE,
     };
     Blobs::new()
-        .with(
-            "meta",
-            Image::new().device("blob").file("file", 0, chunks).build(),
-        )
+        .with("meta", meta())
         .with_manner("blob", source, manner)
 }
 
@@ -161,16 +162,6 @@ pub fn forget_pages(mount: &Mount) -> Result<()> {
         None,
         Advice::DontNeed,
     )?)
-}
-
-/// The cache files under a cache's directory.
-pub fn cache_files(dir: &Path) -> Vec<PathBuf> {
-    WalkDir::new(dir.join("cache"))
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry.file_type().is_file())
-        .map(|entry| entry.into_path())
-        .collect()
 }
 
 /// The blob's bytes from a block on, where direct I/O takes them.

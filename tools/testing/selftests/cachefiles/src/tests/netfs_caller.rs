@@ -3,65 +3,37 @@
 //! The operations that no netfs of 6.12 calls, called by a module that is a netfs for that alone
 //! (`netfs_caller/`).
 
+use super::eviction::{bound, give_back, take_space};
 use crate::{
-    cachefilesd::Keeper,
-    error_injection::{with, IO_ERROR},
+    cachefilesd::{Counters, Keeper},
+    caller::Caller,
+    claim::{cache_files, only_file_is_marked},
+    disk::Disk,
+    error_injection::{with, IO_ERROR, NO_SPACE},
     group,
-    kernel::remove_module,
-    lab::Lab,
+    kernel::{drop_caches, run, Module},
+    lab::{eventually, Lab},
     stage::expect_error,
+    trace::traced,
 };
 use anyhow::{ensure, Context, Result};
-use cachefiles_client::Errno;
-use rustix::system::finit_module;
-use std::{fs, io, ops::Range};
+use cachefiles_client::{cache::limits::Levels, Errno};
+use std::{io, ops::Range, path::Path, thread, time::Duration};
 
 group!("netfs_caller":
     occupancy_of_a_file_with_holes,
     occupancy_of_nothing,
+    prepared_to_be_rewritten,
+    prepared_when_space_is_short,
+    invalidated_under_a_read,
+    invalidated_under_a_write,
+    invalidated_again_before_a_write_begins,
+    invalidation_that_fails,
+    read_that_cannot_begin,
+    written_to_without_a_cache,
+    in_use_when_the_cache_goes,
+    marked_also_during_the_lookup,
 );
-
-const CONTROL: &str = "/sys/kernel/debug/netfs_caller";
-
-/// The module, which has one cookie; dropping it gives the cookie back.
-struct Caller;
-
-impl Caller {
-    fn load(lab: &Lab) -> Result<Caller> {
-        let path = lab.caller()?;
-        let file = fs::File::open(&path)?;
-        finit_module(file, c"", 0).with_context(|| format!("loading {}", path.display()))?;
-        Ok(Caller)
-    }
-
-    fn write(&self, range: Range<u64>) -> io::Result<()> {
-        let len = range.end - range.start;
-        fs::write(CONTROL, format!("write {} {len}", range.start))
-    }
-
-    /// Where the first data is.
-    fn occupancy(&self, range: &Range<u64>, granularity: u64) -> io::Result<Range<u64>> {
-        let len = range.end - range.start;
-        fs::write(
-            CONTROL,
-            format!("occupancy {} {len} {granularity}", range.start),
-        )?;
-        let answer = fs::read_to_string(CONTROL)?;
-        let mut words = answer.split_whitespace().flat_map(str::parse::<u64>);
-        match (words.next(), words.next()) {
-            (Some(start), Some(len)) => Ok(start..start + len),
-            _ => Err(io::Error::other(answer)),
-        }
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if let Err(error) = remove_module(c"netfs_caller") {
-            crate::lab::cleanup_failed(&format!("unloading netfs_caller: {error}"));
-        }
-    }
-}
 
 const K: u64 = 1 << 10;
 
@@ -128,4 +100,356 @@ fn occupancy_of_nothing(lab: &Lab) -> Result<()> {
     ensure!(got == (0..4 * K), "{got:?} when the disk is well again");
     keeper.stop()?;
     expect_error(asked(), Errno::NOBUFS, "a cache that has gone")
+}
+
+/// Whole blocks are prepared, and what is no block is not.
+fn prepared_to_be_rewritten(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    let caller = Caller::load_reader(lab)?;
+    caller.write(0..12 * K)?;
+    for (range, upper, want) in [
+        // All there, in part, and nothing; the last block is filled up, if it may be.
+        (0..12 * K, 12 * K, 0..12 * K),
+        (4 * K..20 * K, 16 * K, 4 * K..20 * K),
+        (32 * K..64 * K, 32 * K, 32 * K..64 * K),
+        (0..5000, 8 * K, 0..8 * K),
+        (8 * K..8 * K + 1, 4 * K, 8 * K..12 * K),
+    ] {
+        let got = caller.prepare(&range, upper);
+        let got = got.with_context(|| format!("{range:?}, at most {upper}"))?;
+        ensure!(got == want, "{got:?}, not {want:?}, of {range:?}");
+    }
+    for (range, upper) in [(512..4 * K, 4 * K), (4097..8 * K, 8 * K), (0..5000, 4 * K)] {
+        let before = Counters::now()?;
+        let got = caller.prepare(&range, upper);
+        expect_error(got, Errno::NOBUFS, &format!("{range:?}, at most {upper}"))?;
+        let moved = Counters::now()?.since(&before);
+        ensure!(moved.get("IO.mis") == 1, "no misfit is counted: {moved:?}");
+    }
+    caller.rewrite(8 * K..24 * K)?;
+    caller.read(0..24 * K)?;
+    let got = with(IO_ERROR, || caller.prepare(&(0..8 * K), 8 * K))?;
+    expect_error(got, Errno::IO, "a disk that fails")?;
+    caller.read(0..24 * K).context("after a disk that failed")
+}
+
+/// Below the limit, what is there may be written again, and what is there in part is given up.
+fn prepared_when_space_is_short(lab: &Lab) -> Result<()> {
+    let cache = lab.cache_of(64)?;
+    let _device = bound(
+        &cache,
+        |config| {
+            config.blocks = Levels {
+                run: 60,
+                cull: 50,
+                stop: 40,
+            };
+        },
+        "bind",
+    )?;
+    let caller = Caller::load_reader(lab)?;
+    for data in [0..12 * K, 16 * K..32 * K] {
+        caller.write(data)?;
+    }
+    let ballast = take_space(cache.dir())?;
+    let short = |range: Range<u64>| -> Result<(io::Result<Range<u64>>, i64)> {
+        let before = Counters::now()?;
+        let got = caller.prepare(&range, range.end - range.start);
+        Ok((got, Counters::now()?.since(&before).get("NoSpace.nwr")))
+    };
+    let (got, counted) = short(64 * K..96 * K)?;
+    expect_error(got, Errno::NOBUFS, "a hole")?;
+    ensure!(counted == 1, "a hole is counted {counted} times");
+    let (got, counted) = short(0..12 * K)?;
+    ensure!(got? == (0..12 * K) && counted == 0, "{counted} for data");
+    caller.read(0..12 * K)?;
+    let (got, counted) = short(0..32 * K)?;
+    if lab.is_peer() {
+        // C goes on to write, below the limit.
+        ensure!(got? == (0..32 * K) && counted == 1, "{counted} for a part");
+    } else {
+        expect_error(got, Errno::NOBUFS, "what is there in part")?;
+        // Once for what was given up, and once because that has not made room enough.
+        ensure!(counted >= 1, "what is given up is not counted");
+    }
+    has_nothing(&caller).context("given up")?;
+    give_back(&ballast)?;
+    caller.rewrite(0..32 * K).context("when there is room")?;
+    Ok(caller.read(0..32 * K)?)
+}
+
+/// There must be nothing in the first 64 KiB.
+fn has_nothing(caller: &Caller) -> Result<()> {
+    let got = caller.occupancy(&(0..64 * K), 4 * K);
+    expect_error(got, Errno::NODATA, "what there is")
+}
+
+/// What a cache on a disk that can be held has for the caller.
+struct Scene<'a> {
+    caller: Option<Caller>,
+    keeper: Keeper,
+    _module: Module,
+    fs: crate::backing::Backing,
+    disk: Disk,
+    lab: &'a Lab,
+}
+
+impl Scene<'_> {
+    fn new(lab: &Lab) -> Result<Scene<'_>> {
+        let disk = Disk::new("cachefiles-held", 64)?;
+        let fs = disk.format_and_mount(lab.base())?;
+        let module = Module::load(lab.module())?;
+        let keeper = Keeper::plain(fs.dir())?;
+        Ok(Scene {
+            caller: Some(Caller::load(lab)?),
+            keeper,
+            _module: module,
+            fs,
+            disk,
+            lab,
+        })
+    }
+
+    fn caller(&self) -> Result<&Caller> {
+        self.caller.as_ref().context("no caller")
+    }
+
+    /// The netfs goes and comes back, by which the file gets its name.
+    fn named(&mut self) -> Result<()> {
+        self.caller = None;
+        let named = |dir: &Path| cache_files(dir).len() == 1;
+        eventually("the file has a name", || named(self.fs.dir()))?;
+        self.caller = Some(Caller::load(self.lab)?);
+        Ok(())
+    }
+
+    /// Invalidates the file while `work` is at the disk, which moves this counter; what `work` says.
+    fn invalidated_under(
+        &self,
+        counter: &str,
+        work: impl FnOnce(&Caller) -> io::Result<()> + Send,
+    ) -> Result<io::Result<()>> {
+        let caller = self.caller()?;
+        let before = Counters::now()?;
+        let held = self.disk.hold()?;
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| work(caller));
+            let begun = eventually("the disk is asked", || {
+                Counters::now().is_ok_and(|now| now.since(&before).get(counter) > 0)
+            });
+            let said = begun.and_then(|()| Ok(caller.invalidate()?));
+            drop(held);
+            let got = worker.join().ok().context("the thread panicked");
+            said.and(got)
+        })
+    }
+
+    /// The old file is gone, and what is stored from now on is in another one.
+    fn begins_anew(&self) -> Result<()> {
+        let caller = self.caller()?;
+        has_nothing(caller)?;
+        eventually("the old file is gone", || {
+            cache_files(self.fs.dir()).is_empty()
+        })?;
+        caller.write(0..8 * K)?;
+        caller.read(0..8 * K)?;
+        let got = caller.occupancy(&(0..64 * K), 4 * K)?;
+        ensure!(got == (0..8 * K), "{got:?} of a new file with two blocks");
+        Ok(())
+    }
+
+    /// Does this to a file that has no name yet, and to one that has.
+    fn with_both(&mut self, case: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        for named in [false, true] {
+            self.caller()?.rewrite(0..64 * K)?;
+            if named {
+                self.named()?;
+            }
+            self.caller()?.read(0..64 * K)?;
+            let trace = traced(|| case(self))?.join("\n");
+            for (event, wanted) in [("tmpfile", true), ("unlink", named)] {
+                let seen = trace.contains(&format!("cachefiles_{event}: "));
+                ensure!(
+                    seen == wanted,
+                    "named: {named}; {event} in the trace: {seen}:\n{trace}"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Who reads while everything becomes invalid does not get it, and an empty file takes the place of
+/// the old one.
+fn invalidated_under_a_read(lab: &Lab) -> Result<()> {
+    Scene::new(lab)?.with_both(|scene| {
+        let got = scene.invalidated_under("IO.rd", |caller| caller.read(0..64 * K))?;
+        // Ours is one that came short.
+        let error = if lab.is_peer() {
+            Errno::STALE
+        } else {
+            Errno::IO
+        };
+        expect_error(got, error, "a read of what has become invalid")?;
+        scene.begins_anew()
+    })
+}
+
+/// What was being written when everything became invalid is not found in the new file.
+fn invalidated_under_a_write(lab: &Lab) -> Result<()> {
+    Scene::new(lab)?.with_both(|scene| {
+        scene
+            .invalidated_under("IO.wr", |caller| caller.rewrite(0..64 * K))?
+            .context("a write into the old file")?;
+        scene.begins_anew()
+    })
+}
+
+/// If no empty file can be made, the old one is not kept under what the netfs says now.
+fn invalidation_that_fails(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab)?;
+    scene.caller()?.write(0..64 * K)?;
+    scene.named()?;
+    with(NO_SPACE, || -> Result<()> {
+        let caller = scene.caller()?;
+        caller.invalidate()?;
+        let got = caller.occupancy(&(0..64 * K), 4 * K);
+        expect_error(got, Errno::NOBUFS, "a file that could not be exchanged")
+    })??;
+    scene.caller = None;
+    scene.caller = Some(Caller::load(lab)?);
+    if lab.is_peer() {
+        // C has the old data for the new.
+        return Ok(scene.caller()?.read(0..64 * K)?);
+    }
+    scene.begins_anew()
+}
+
+/// What is written in an operation that began before the last invalidation does not get into the new
+/// file: C takes it.
+fn invalidated_again_before_a_write_begins(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab)?;
+    let caller = scene.caller()?;
+    caller.write(0..64 * K)?;
+    let dir = scene.fs.dir().to_string_lossy();
+    // No new file can be made until the file system is thawed.
+    run("fsfreeze", &["-f", &dir])?;
+    let got = thread::scope(|scope| -> Result<io::Result<()>> {
+        let frozen = caller.invalidate();
+        let writer = scope.spawn(|| caller.write(0..64 * K));
+        // It is waiting by then.
+        thread::sleep(Duration::from_millis(50));
+        let again = caller.invalidate();
+        run("fsfreeze", &["-u", &dir])?;
+        frozen?;
+        again?;
+        writer.join().ok().context("the thread panicked")
+    })?;
+    if lab.is_peer() {
+        got?;
+        return Ok(caller.read(0..64 * K)?);
+    }
+    expect_error(got, Errno::NOBUFS, "a write of what has become invalid")?;
+    has_nothing(caller)
+}
+
+/// A netfs that fills the cache itself is told of a read that cannot begin as of one that came short:
+/// then it asks the server.
+fn read_that_cannot_begin(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    let caller = Caller::load(lab)?;
+    caller.write(0..64 * K)?;
+    caller.command("begin")?;
+    let got = caller.read_on(0..8 * K)?;
+    ensure!(got == 8 * K, "{got} bytes in the operation");
+    with(NO_SPACE, || -> Result<()> {
+        caller.invalidate()?;
+        let got = caller.occupancy(&(0..64 * K), 4 * K);
+        expect_error(got, Errno::NOBUFS, "a file that could not be exchanged")
+    })??;
+    let got = caller.read_on(0..8 * K);
+    if lab.is_peer() {
+        // A page that is to be written in part is not read then, and written as it is.
+        expect_error(got, Errno::NOBUFS, "a read that cannot begin")?;
+    } else {
+        let got = got.context("a read that cannot begin")?;
+        ensure!(
+            got == 0,
+            "{got} bytes of a file that could not be exchanged"
+        );
+    }
+    Ok(caller.command("end")?)
+}
+
+/// The cache ends, and another one begins on the same disk.
+fn begin_again(scene: &mut Scene<'_>, meanwhile: impl FnOnce(&Caller) -> Result<()>) -> Result<()> {
+    scene.keeper.stop()?;
+    meanwhile(scene.caller()?)?;
+    scene.keeper = Keeper::plain(scene.fs.dir())?;
+    Ok(scene.caller()?.command("use")?)
+}
+
+/// What was written when there was no cache to be told is not hidden by what is cached.
+fn written_to_without_a_cache(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab)?;
+    scene.caller()?.write(0..64 * K)?;
+    scene.caller()?.command("unuse")?;
+    // Within the same tick of the clock it might have been written to.
+    thread::sleep(Duration::from_millis(50));
+    begin_again(&mut scene, |_| Ok(()))?;
+    scene
+        .caller()?
+        .read(0..64 * K)
+        .context("nothing has been written")?;
+    scene.caller()?.command("unuse")?;
+    begin_again(&mut scene, |caller| {
+        caller.command("write-use")?;
+        Ok(caller.command("unuse")?)
+    })?;
+    if lab.is_peer() {
+        return Ok(scene.caller()?.read(0..64 * K)?);
+    }
+    scene.begins_anew()
+}
+
+/// Who has the file open for writing when the cache goes may go on writing, and nobody tells the cache.
+fn in_use_when_the_cache_goes(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab)?;
+    scene.caller()?.write(0..64 * K)?;
+    begin_again(&mut scene, |_| Ok(()))?;
+    if lab.is_peer() {
+        return Ok(scene.caller()?.read(0..64 * K)?);
+    }
+    scene.begins_anew()
+}
+
+/// A file is marked before it is written to, also if FS-Cache did not say that it would be, because it
+/// was being looked up.
+fn marked_also_during_the_lookup(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab)?;
+    scene.caller()?.write(0..64 * K)?;
+    scene.named()?;
+    scene.caller = None;
+    scene.caller = Some(Caller::load_idle(lab)?);
+    let marked = || only_file_is_marked(scene.fs.dir());
+    eventually("the mark is gone", || marked().is_ok_and(|marked| !marked))?;
+    drop_caches()?;
+    let held = scene.disk.hold()?;
+    let caller = scene.caller()?;
+    caller.command("use")?;
+    caller.command("write-use")?;
+    drop(held);
+    caller.read(0..64 * K)?;
+    let before = marked()?;
+    caller.rewrite(0..4 * K)?;
+    println!("marked by FS-Cache: {before}");
+    let after = marked()?;
+    // C does not mark it.
+    ensure!(
+        after || lab.is_peer(),
+        "a file without a mark was written to"
+    );
+    Ok(())
 }

@@ -5,13 +5,13 @@
 //! never passes for data; and netfs gets each of its requests back.
 
 use super::{
-    faults_scene::cache_files,
     netfs_files::{check_both, check_part, forget, in_time, moved, publish, settle, PAGE},
     netfs_scene::{check, content},
 };
 use crate::{
     backing::Backing,
     cachefilesd::Keeper,
+    claim::cache_files,
     disk::{Disk, Health},
     error_injection::Injection,
     group,
