@@ -49,7 +49,7 @@ impl Remote {
     pub fn new(lab: &Lab, kind: Kind) -> Result<Remote> {
         match kind {
             Kind::Nfs(_) => Remote::nfs(lab, kind),
-            Kind::NineP => Remote::ninep(lab, kind),
+            Kind::NineP => Remote::ninep(lab),
         }
     }
 
@@ -76,21 +76,36 @@ impl Remote {
         })
     }
 
-    fn ninep(lab: &Lab, kind: Kind) -> Result<Remote> {
+    fn ninep(lab: &Lab) -> Result<Remote> {
+        let remote = Remote::of_before(lab)?;
+        for entry in fs::read_dir(&remote.dir)? {
+            let path = entry?.path();
+            match path.is_dir() {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            }
+            .with_context(|| format!("removing {}", path.display()))?;
+        }
+        Ok(remote)
+    }
+
+    /// 9P, with the files that are there from the time before.
+    pub fn of_before(lab: &Lab) -> Result<Remote> {
         // There is one channel for the client, and one for whoever looks at the server's side.
         let direct = Client::mount_9p(lab.base(), "share-direct", "cache=none")?;
-        for entry in fs::read_dir(direct.dir())? {
-            let path = entry?.path();
-            fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
-        }
         Ok(Remote {
-            kind,
+            kind: Kind::NineP,
             base: lab.base().to_owned(),
             dir: direct.dir().to_owned(),
             _nfsd: None,
             _direct: Some(direct),
             _fs: None,
         })
+    }
+
+    /// How the client reaches it.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// The server's own file of this name.

@@ -5,14 +5,15 @@
 
 use crate::{
     backing::{ram_disk, Backing},
-    daemon::Blobs,
+    daemon::{Blobs, Daemon, Manner},
     group,
     kernel::{run, Kmsg, Module},
     lab::Lab,
+    mount::Mount,
     raw::{self, errno},
-    stage::expect_error,
+    stage::{self, expect_error},
 };
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno};
 use rustix::mount::MountFlags;
 use std::fs;
@@ -346,7 +347,7 @@ fn bind_again_after_a_failure(lab: &Lab) -> Result<()> {
 /// The mask of what is logged, by either way; a bad one leaves it as it is.
 fn debug_is_a_parameter_and_a_command(lab: &Lab) -> Result<()> {
     const PARAMETER: &str = "/sys/module/cachefiles/parameters/debug";
-    let _module = Module::load(lab.module())?;
+    let cache = lab.cache()?;
     let is = |mask| -> Result<()> {
         let now = fs::read_to_string(PARAMETER)?;
         ensure!(now.trim() == mask, "the mask is {now:?}, not {mask}");
@@ -362,5 +363,20 @@ fn debug_is_a_parameter_and_a_command(lab: &Lab) -> Result<()> {
     fs::write(PARAMETER, "3")?;
     is("3")?;
     ensure!(fs::write(PARAMETER, "x").is_err(), "x is a mask");
-    is("3")
+    is("3")?;
+    let log = Kmsg::from_now()?;
+    device.configure(&CacheConfig::new(cache.dir()))?;
+    device.bind_ondemand()?;
+    let _daemon = Daemon::over(device, stage::blobs(Manner::Serve))?;
+    drop(Mount::new(lab.base(), "meta")?);
+    let said = log.of_module()?;
+    for (call, what) in [("==> ", "lookup_cookie(c="), ("<== ", "lookup_cookie()")] {
+        let wanted = format!("{call}{what}");
+        // C's says it only if the kernel has CONFIG_CACHEFILES_DEBUG.
+        ensure!(
+            lab.is_peer() || said.iter().any(|line| line.starts_with(&wanted)),
+            "no {wanted:?} in the log: {said:?}"
+        );
+    }
+    fs::write(PARAMETER, "0").context("the parameter")
 }

@@ -35,7 +35,9 @@ const OPERATIONS: u64 = 10_000;
 const ROUND: u64 = 10_000;
 
 fn mainline(lab: &Lab) -> Result<()> {
-    if lab.is_peer() {
+    // Who says how much of it wants it there, too.
+    let asked = ["FUZZ_SEED", "FUZZ_OPERATIONS", "FUZZ_SECONDS"];
+    if lab.is_peer() && asked.iter().all(|name| env::var_os(name).is_none()) {
         return Err(Skip("C leaves readers and mounts waiting for ever".to_owned()).into());
     }
     fuzz(lab, Layout::Mainline)

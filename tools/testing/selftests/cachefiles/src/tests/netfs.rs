@@ -6,9 +6,10 @@
 use super::netfs_scene::{check, check_all, content, from_cache, name, publish, read_all};
 use crate::{
     blob::{pattern, Aligned},
-    cachefilesd::{drop_pages, settle, Counters, Keeper},
+    cachefilesd::{drop_pages, is_bound, settle, Counters, Keeper},
     error_injection::{Injection, NO_SPACE},
     group,
+    kernel::run,
     ktap::{Case, Group},
     lab::Lab,
     remote::{Client, Kind, Remote},
@@ -26,6 +27,7 @@ group!("netfs":
     nfs_change_on_the_server,
     ninep_local_writes,
     ninep_truncates_and_extends,
+    ninep_cut_by_who_may_not_write_much,
     ninep_direct_writes,
     ninep_write_that_the_cache_cannot_take,
     trace_events,
@@ -214,6 +216,40 @@ fn ninep_truncates_and_extends(lab: &Lab) -> Result<()> {
         settle()?;
     }
     Ok(())
+}
+
+/// A cache file that has not grown with the netfs's file does not grow when that is cut.  In C it
+/// does, within the limits of who cuts, who can so end the cache for everybody.
+fn ninep_cut_by_who_may_not_write_much(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let remote = Remote::new(lab, Kind::NineP)?;
+    publish(&remote, 1)?;
+    let _daemon = Keeper::plain(cache.dir())?;
+    let client = remote.mount()?;
+    check_all(&client, 1)?;
+    let path = client.path(&name(4096));
+    let mut image = content(1, 4096);
+    let file = OpenOptions::new().write(true).open(&path)?;
+    file.set_len(10 << 20)?;
+    let cut = format!("ulimit -f 100; truncate -s 5M {}", path.display());
+    let got = run("sh", &["-c", &cut]);
+    image.resize(5 << 20, 0);
+    drop(file);
+    settle()?;
+    if lab.is_peer() {
+        println!("{got:?}; C's cache lives: {}", is_bound());
+        return Ok(());
+    }
+    got.context("cutting the file")?;
+    ensure!(is_bound(), "the cache has ended");
+    drop_pages()?;
+    check(&path, &image)?;
+    settle()?;
+    drop_pages()?;
+    let other = name(1_048_581);
+    let before = Counters::now()?;
+    check(&client.path(&other), &content(1, 1_048_581))?;
+    from_cache(&Counters::now()?.since(&before), 1_048_581).context("another file")
 }
 
 /// What goes to the server past the pages is not hidden by older data in the cache.

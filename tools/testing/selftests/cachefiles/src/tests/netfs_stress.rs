@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Network file systems under load: the File System eXerciser, and several writers at once whose
-//! files are compared with what they have written; both also on a cache that is too small, which a
-//! daemon culls meanwhile.
+//! Network file systems under load: the File System eXerciser, and several writers at once that also
+//! rename, link, remove and replace their files, as fsstress does, and whose files are compared with
+//! what they have written; also on a cache that is too small, which a daemon culls meanwhile.
 //!
 //! What is done is drawn from a seed, which is printed: `CACHEFILES_SEED` gives it again.
 
@@ -150,14 +150,23 @@ struct Model {
 /// One writer, with files of its own.
 struct Writer {
     random: fastrand::Rng,
+    /// A directory of its own.
+    dir: String,
     models: Vec<Model>,
     written: u64,
+    /// Names given.
+    names: u64,
+    /// Whether a file can be reached by a second name.  9P's client may use any name that it has been
+    /// opened by, also one that is gone.
+    links: bool,
 }
 
 impl Writer {
     fn new(remote: &Remote, number: usize, files: usize, seed: u64) -> Result<Writer> {
         let mut random = fastrand::Rng::with_seed(seed + number as u64);
         let mut models = vec![];
+        let dir = format!("dir-{number}");
+        fs::create_dir(remote.path(&dir))?;
         for file in 0..files {
             let name = format!("file-{number}-{file}");
             let image = content(random.u64(..), random.usize(MOST / 2..MOST));
@@ -166,20 +175,73 @@ impl Writer {
         }
         Ok(Writer {
             random,
+            dir,
             models,
             written: 0,
+            names: 0,
+            links: remote.kind() != Kind::NineP,
         })
     }
 
     /// Does so many operations on one of the files.
     fn work(&mut self, client: &Path, operations: usize) -> Result<()> {
         let model = self.random.usize(..self.models.len());
-        let path = client.join(&self.models[model].name);
-        let mut file = open(&path, 0)?;
+        let mut file = open(&client.join(&self.models[model].name), 0)?;
         for _ in 0..operations {
             let drawn = self.random.u32(..100);
-            self.one(&mut file, &path, model, drawn)
-                .with_context(|| format!("{}, drawn {drawn}", path.display()))?;
+            let path = client.join(&self.models[model].name);
+            match drawn {
+                0..92 => self.one(&mut file, &path, model, drawn),
+                _ => self.one_of_names(&mut file, client, model, drawn),
+            }
+            .with_context(|| format!("{}, drawn {drawn}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// A name that no file has had.
+    fn name(&mut self) -> String {
+        self.names += 1;
+        match self.random.bool() {
+            true => format!("{}/{}", self.dir, self.names),
+            false => format!("{}-{}", self.dir, self.names),
+        }
+    }
+
+    /// Something that changes under which name the file is, or which file is under its name.
+    fn one_of_names(
+        &mut self,
+        file: &mut File,
+        client: &Path,
+        model: usize,
+        drawn: u32,
+    ) -> Result<()> {
+        let new = self.name();
+        let (old_path, new_path) = (client.join(&self.models[model].name), client.join(&new));
+        let fresh = content(self.random.u64(..), self.random.usize(..MOST));
+        match drawn {
+            92..94 if self.links => {
+                fs::hard_link(&old_path, &new_path)?;
+                fs::remove_file(&old_path)?;
+                self.models[model].name = new;
+            }
+            92..96 => {
+                fs::rename(&old_path, &new_path)?;
+                self.models[model].name = new;
+            }
+            96..98 => {
+                // The inode stays while it is open, and goes with what it has in the cache.
+                fs::remove_file(&old_path)?;
+                fs::write(&old_path, &fresh)?;
+                *file = open(&old_path, 0)?;
+                self.models[model].image = fresh;
+            }
+            _ => {
+                fs::write(&new_path, &fresh)?;
+                fs::rename(&new_path, &old_path)?;
+                *file = open(&old_path, 0)?;
+                self.models[model].image = fresh;
+            }
         }
         Ok(())
     }
@@ -205,14 +267,14 @@ impl Writer {
                 file.write_all_at(&bytes, at as u64)?;
                 write(image, at, &bytes);
             }
-            65..72 => {
+            65..71 => {
                 let size = random.usize(..MOST);
                 file.set_len(size as u64)?;
                 image.resize(size, 0);
             }
-            72..78 => file.sync_all()?,
-            78..85 => *file = open(path, 0)?,
-            85..90 => {
+            71..76 => file.sync_all()?,
+            76..82 => *file = open(path, 0)?,
+            82..86 => {
                 let at = random.usize(..=size / PAGE) * PAGE;
                 let mut got = Aligned::new(random.usize(1..8) * PAGE);
                 let direct = open(path, libc::O_DIRECT)?;
@@ -220,7 +282,7 @@ impl Writer {
                 let want = &image[at..size.min(at + got.len())];
                 same(&format!("read directly at {at}"), &got[..len], want)?;
             }
-            90..95 => {
+            86..89 => {
                 let at = random.usize(..90) * PAGE;
                 let mut bytes = Aligned::new(random.usize(1..8) * PAGE);
                 pattern(random.u64(..), 0, &mut bytes);

@@ -5,20 +5,24 @@
 //! serves later.  And cookies that dirty pages pin.
 
 use super::{
-    netfs_files::{check_both, check_part, publish, same, served, settle, PAGE},
+    netfs_files::{check_both, check_part, moved, publish, same, served, settle, PAGE},
     netfs_scene::{check, content},
 };
 use crate::{
+    backing::{ram_disk, Backing},
     blob::{pattern, Aligned},
     cachefilesd::{drop_pages, Counters, Keeper},
+    claim::only_file_is_marked,
     group,
     kernel::{drop_caches, run},
     ktap::{in_ci, Skip},
     lab::{eventually, Cache, Lab},
     mapping::Mapping,
     remote::{Client, Kind, Remote},
+    trace::traced,
 };
 use anyhow::{ensure, Context, Result};
+use rustix::mount::MountFlags;
 use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -45,6 +49,8 @@ group!("netfs_writes":
     ninep_pinned_under_pressure,
     ninep_pinned_and_removed,
     ninep_pinned_for_longer_than_the_lru,
+    ninep_pinned_when_unmounted,
+    ninep_power_fails_while_open,
 );
 
 /// Ends within a page.
@@ -391,8 +397,8 @@ struct Pinned {
     _no_writeback: NoWriteback,
     client: Client,
     remote: Remote,
-    _keeper: Keeper,
-    _cache: Cache,
+    keeper: Keeper,
+    cache: Cache,
     image: Vec<u8>,
     before: Counters,
 }
@@ -402,7 +408,7 @@ impl Pinned {
     /// again.
     fn new(lab: &Lab) -> Result<Pinned> {
         let no_writeback = NoWriteback::begin()?;
-        let cache = lab.cache()?;
+        let cache = lab.cache_of(64)?;
         let remote = Remote::new(lab, Kind::NineP)?;
         let image = content(1, SIZE);
         publish(&remote, "file", &image)?;
@@ -415,8 +421,8 @@ impl Pinned {
             _no_writeback: no_writeback,
             client,
             remote,
-            _keeper: keeper,
-            _cache: cache,
+            keeper,
+            cache,
             image,
             before,
         })
@@ -509,4 +515,88 @@ fn ninep_pinned_for_longer_than_the_lru(lab: &Lab) -> Result<()> {
         cookie().is_ok_and(|(_, state)| state == '-')
     })?;
     scene.expect_cached()
+}
+
+/// A mount goes with pages that are still to be stored: it stores them first.
+fn ninep_pinned_when_unmounted(lab: &Lab) -> Result<()> {
+    let mut scene = Pinned::new(lab)?;
+    expect_pinned(&scene.before)?;
+    scene.client.unmount()?;
+    let written = Counters::now()?.since(&scene.before).get("IO.wr");
+    ensure!(written > 0, "nothing was written to the cache");
+    scene.client = scene.remote.mount()?;
+    scene.expect_cached()
+}
+
+/// Copies the disk of a cache as it is.
+fn snapshot(from: &Backing) -> Result<String> {
+    let to = ram_disk(2)?;
+    let (input, output) = (format!("if={}", from.device()), format!("of={to}"));
+    let options = [
+        "bs=1M",
+        "count=64",
+        "iflag=direct",
+        "oflag=direct",
+        "status=none",
+    ];
+    run(
+        "dd",
+        &[&[input.as_str(), output.as_str()], &options[..]].concat(),
+    )?;
+    Ok(to)
+}
+
+/// A file that is open for writing is marked on the disk.  If the power fails then, what the cache has
+/// of it is not used; if not, the mark goes with the last user.
+fn ninep_power_fails_while_open(lab: &Lab) -> Result<()> {
+    let mut scene = Pinned::new(lab)?;
+    scene.client.unmount()?;
+    let cache = scene.cache.dir().to_owned();
+    let marked = |wanted| {
+        eventually("the file's mark", || {
+            only_file_is_marked(&cache).is_ok_and(|marked| marked == wanted)
+        })
+        .with_context(|| format!("shall be: {wanted}"))
+    };
+    marked(false)?;
+    scene.client = scene.remote.mount()?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(scene.client.path("file"))?;
+    marked(true)?;
+    let before = scene.remote.path("file").metadata()?.modified()?;
+    file.write_all_at(&[88; 3 * PAGE], 5 * PAGE as u64)?;
+    scene.image[5 * PAGE..8 * PAGE].fill(88);
+    file.sync_all()?;
+    settle()?;
+    let disk = snapshot(&scene.cache.fs)?;
+    drop(file);
+    check(&scene.remote.path("file"), &scene.image).context("on the server")?;
+    scene.client.unmount()?;
+    marked(false).context("after the last user")?;
+    scene.keeper.stop()?;
+    // The disk when the power failed.  All but the mark says that it has what the server has.
+    let after = Backing::mount(lab.base(), &disk, "ext4", MountFlags::empty(), "")?;
+    ensure!(
+        only_file_is_marked(after.dir())?,
+        "the mark was not on the disk"
+    );
+    let file = File::options()
+        .write(true)
+        .open(scene.remote.path("file"))?;
+    file.set_modified(before)?;
+    drop(file);
+    let mut keeper = Keeper::plain(after.dir())?;
+    scene.client = scene.remote.mount()?;
+    let trace = traced(|| {
+        let moved = moved(|| check(&scene.client.path("file"), &scene.image))?;
+        ensure!(moved.get("IO.rd") == 0, "the cache was used: {moved:?}");
+        settle()
+    })?;
+    let refused =
+        |line: &String| line.contains("cachefiles_coherency: ") && line.contains("BAD dirt");
+    ensure!(trace.iter().any(refused), "not refused: {trace:?}");
+    scene.client.unmount()?;
+    keeper.stop()
 }

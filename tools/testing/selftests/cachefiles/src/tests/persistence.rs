@@ -34,7 +34,7 @@ pub const FILL: Group = Group {
             run: fill,
         },
         crate::ktap::Case {
-            name: "fill_through_nfs",
+            name: "fill_over_the_network",
             run: netfs_reboot::fill,
         },
     ],
@@ -49,7 +49,7 @@ pub const READ: Group = Group {
             run: after_reboot,
         },
         crate::ktap::Case {
-            name: "through_nfs_after_reboot",
+            name: "over_the_network_after_reboot",
             run: netfs_reboot::after_reboot,
         },
     ],

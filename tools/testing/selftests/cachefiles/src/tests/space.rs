@@ -4,15 +4,17 @@
 
 use crate::{
     blob::{pattern, Blob},
-    daemon::{Blobs, Daemon},
+    cachefilesd::Counters,
+    daemon::{Blobs, Daemon, Manner},
     group,
     image::{Image, BLOCK},
     kernel::run,
     lab::{Cache, Lab},
     mount::Mount,
+    stage,
 };
 use anyhow::{ensure, Context, Result};
-use cachefiles_client::{CacheConfig, Device};
+use cachefiles_client::{cache::limits::Levels, CacheConfig, Device};
 use rustix::fs::{fallocate, statvfs, FallocateFlags};
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
@@ -20,6 +22,7 @@ group!("space":
     disk_full,
     below_bstop,
     no_inodes_left,
+    below_fstop,
     space_comes_back,
 );
 
@@ -150,6 +153,46 @@ fn no_inodes_left(lab: &Lab) -> Result<()> {
     let mount = Mount::new(lab.base(), "meta")?;
     let mut got = vec![0; BLOCK as usize];
     File::open(mount.path("file"))?.read_exact_at(&mut got, 0)?;
+    Ok(())
+}
+
+/// Below fstop no new file is made, while what has a file can be read; above it, again.
+fn below_fstop(lab: &Lab) -> Result<()> {
+    let cache = lab.cache_of(8)?;
+    let device = Device::open()?;
+    let mut config = CacheConfig::new(cache.dir());
+    config.files = Levels {
+        run: 52,
+        cull: 51,
+        stop: 50,
+    };
+    device.configure(&config)?;
+    device.bind_ondemand()?;
+    let other = stage::blobs_named("meta2", "blob2", Manner::Serve);
+    let _daemon = Daemon::over(device, blobs().merged(other))?;
+    let block = |mount: &Mount| -> Result<()> {
+        let (mut got, mut want) = ([0; BLOCK as usize], [0; BLOCK as usize]);
+        pattern(SEED, 0, &mut want);
+        File::open(mount.path("file"))?.read_exact_at(&mut got, 0)?;
+        ensure!(got == want, "wrong data");
+        Ok(())
+    };
+    let domain = "domain_id=d";
+    block(&Mount::with(lab.base(), "meta", domain)?)?;
+    let dir = cache.dir().join("inodes");
+    std::fs::create_dir(&dir)?;
+    let stat = statvfs(cache.dir())?;
+    for number in 0..stat.f_ffree.saturating_sub(stat.f_files * 4 / 10) {
+        File::create(dir.join(number.to_string()))?;
+    }
+    let before = Counters::now()?;
+    let got = crate::mount::try_mount(lab.base(), b"meta2", b"domain_id=d");
+    ensure!(got.is_err(), "mounted below fstop");
+    let moved = Counters::now()?.since(&before);
+    ensure!(moved.get("NoSpace.ncr") > 0, "not counted: {moved:?}");
+    block(&Mount::with(lab.base(), "meta", domain)?).context("what has a file")?;
+    std::fs::remove_dir_all(&dir)?;
+    Mount::with(lab.base(), "meta2", domain).context("with room again")?;
     Ok(())
 }
 
