@@ -471,9 +471,17 @@ impl Server {
                         let data = blob.read(offset, usize::try_from(len).unwrap_or(0))?;
                         // As nydusd does: complete whatever became of the write.
                         let _ = object.fd.write_all_at(&data, offset);
-                        let completed = object.fd.complete_read(msg_id);
-                        if !self.patient {
-                            completed?;
+                        let complete = || object.fd.complete_read(msg_id);
+                        match complete() {
+                            // What was not taken is said again.
+                            Err(error)
+                                if self.patient
+                                    && Errno::from_io_error(&error) == Some(Errno::NOMEM) =>
+                            {
+                                let _ = complete();
+                            }
+                            Err(error) if !self.patient => return Err(error),
+                            _ => {}
                         }
                     }
                     (Some(object), Some((blob, Manner::ServeAhead(ahead)))) => {

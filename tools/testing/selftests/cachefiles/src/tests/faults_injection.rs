@@ -4,10 +4,11 @@
 //! takes space fail with ENOSPC, bit 1 makes everything fail with EIO.  Each value at each step.
 
 use super::faults_scene::{
-    blobs, bytes, cache_files, forget_pages, in_time, mount, mounted, read, read_right, serve,
-    unmount, BOUND, SIZE,
+    blobs, bytes, forget_pages, in_time, mount, mounted, read, read_right, serve, unmount, BOUND,
+    SIZE,
 };
 use crate::{
+    claim::cache_files,
     daemon::{Daemon, Manner},
     error_injection::{with, Injection, IO_ERROR, NO_SPACE, SWITCH},
     group,
@@ -303,7 +304,7 @@ fn write(lab: &Lab) -> Result<()> {
     let daemon = serve(cache.dir(), Manner::Manual)?;
     let mount = mounted(lab)?;
     let open = daemon.open()?;
-    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     let write = |block: u32| {
         open.object
             .write_at(&bytes(block, BLOCK as usize), u64::from(block) * BLOCK)

@@ -4,10 +4,11 @@
 //! error, and the next try works, with every byte right.
 
 use super::faults_scene::{
-    blobs, bytes, cache_files, each_read, forget_pages, in_time, mount, mounted, read, read_right,
+    blobs, bytes, each_read, forget_pages, in_time, meta, mount, mounted, read, read_right,
     right_or_eio, serve, unmount, withdrawn, Outcome, BOUND, SIZE,
 };
 use crate::{
+    claim::cache_files,
     daemon::{Daemon, Event, Manner},
     fault::{each_allocation, Fault},
     group,
@@ -15,11 +16,12 @@ use crate::{
     ktap::{in_ci, Skip},
     lab::{eventually, free_device, Cache, Lab},
     mount::Mount,
+    protocol::spoken,
     raw::errno,
     stage::read_block,
 };
 use anyhow::{bail, ensure, Context, Result};
-use cachefiles_client::{CacheConfig, Device, Errno};
+use cachefiles_client::{CacheConfig, Device, Errno, Layout};
 use std::{env, fs, io, path::Path, thread};
 
 group!("faults_memory":
@@ -233,10 +235,19 @@ impl Opening {
         Ok(Opening { mount, device })
     }
 
-    /// Serves it to its end, which must be a good one.
-    fn serve(self) -> Result<()> {
+    /// Serves it to its end, which must be a good one, at the second try if the fault has hit the
+    /// first.
+    fn serve(self, lab: &Lab, fault: &Fault) -> Result<()> {
         let _daemon = Daemon::patient(self.device, blobs(Manner::Serve))?;
-        let mount = in_time("a mount", self.mount)?.context("mounting")?;
+        let mount = match in_time("a mount", self.mount)? {
+            Err(error) => {
+                ensure!(fault.hit(), "{error} although there was memory");
+                withdrawn()?;
+                mounted(lab)
+            }
+            mount => mount.context("mounting"),
+        };
+        let mount = mount?;
         read_right(&mount, 5)?;
         unmount(mount)
     }
@@ -256,7 +267,7 @@ fn delivery_of_an_open(lab: &Lab) -> Result<()> {
                 ensure!(got.is_err(), "mounted without an answer");
                 Ok(())
             }
-            None => opening.serve(),
+            None => opening.serve(lab, fault),
             Some(request) => {
                 ensure!(request.is_some(), "no request");
                 drop(request);
@@ -267,26 +278,45 @@ fn delivery_of_an_open(lab: &Lab) -> Result<()> {
                 }
                 // Its fd is closed without an answer.
                 opening.device.restore()?;
-                opening.serve()
+                opening.serve(lab, fault)
             }
         }
     })
 }
 
-/// An answer that was not taken can be given again.
+/// Answers the OPEN of a mount, and again if that was not taken; what has become of the mount.
+fn answered(
+    lab: &Lab,
+    cache: &Cache,
+    fault: &mut Fault,
+    reply: Result<u64, Errno>,
+) -> Result<Opening> {
+    let opening = Opening::new(lab, cache)?;
+    let request = opening.device.next_request()?;
+    let Some(cachefiles_client::Request::Open { msg_id, .. }) = &request else {
+        bail!("not an OPEN: {request:?}");
+    };
+    let answer = || opening.device.open_reply(*msg_id, reply);
+    let got = fault.during(answer)?;
+    if told(fault, got)?.is_none() {
+        answer().context("the next try")?;
+    }
+    Ok(opening)
+}
+
+/// An answer that was not taken can be given again, whatever it says.
 fn copen(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
-    each_allocation("copen", 1, 1, |fault| {
-        let opening = Opening::new(lab, &cache)?;
-        let request = opening.device.next_request()?;
-        let Some(cachefiles_client::Request::Open { msg_id, .. }) = &request else {
-            bail!("not an OPEN: {request:?}");
-        };
-        let answer = || opening.device.copen(*msg_id, Err(Errno::NOENT));
-        let got = fault.during(answer)?;
-        if told(fault, got)?.is_none() {
-            answer().context("the next try")?;
-        }
+    each_allocation("answer to an OPEN", 1, 1, |fault| {
+        // The fd is closed by now, and opened again when something is missing.
+        answered(lab, &cache, fault, Ok(meta().size()))?.serve(lab, fault)
+    })?;
+    if spoken() == Layout::V5 {
+        // It has no words for an error.
+        return Ok(());
+    }
+    each_allocation("copen with an error", 1, 1, |fault| {
+        let opening = answered(lab, &cache, fault, Err(Errno::NOENT))?;
         let got = in_time("a mount", opening.mount)?;
         ensure!(got.is_err(), "mounted what the daemon has refused");
         Ok(())
@@ -339,7 +369,7 @@ fn read_of_what_is_there(lab: &Lab) -> Result<()> {
 fn writes(lab: &Lab, what: &str, pieces: &[(usize, usize)]) -> Result<()> {
     let (_cache, daemon, mount) = scene(lab, Manner::Manual)?;
     let open = daemon.open()?;
-    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     // The lookup ends, and the file is there.
     eventually("the file can be written", || {
         open.object.write_at(&bytes(0, BLOCK as usize), 0).is_ok()
@@ -415,7 +445,7 @@ fn serve_until_done(
             }) => {
                 daemon.forget(object_id)?;
                 *held = Some(object);
-                daemon.device()?.copen(msg_id, Ok(SIZE))?;
+                daemon.device()?.open_reply(msg_id, Ok(SIZE))?;
             }
             Ok(Event::Read {
                 msg_id,
@@ -440,7 +470,7 @@ const SHORT: std::time::Duration = std::time::Duration::from_millis(2);
 fn held_scene(lab: &Lab) -> Result<(Cache, Daemon, Mount, Held)> {
     let (cache, daemon, mount) = scene(lab, Manner::Manual)?;
     let open = daemon.open()?;
-    daemon.device()?.copen(open.msg_id, Ok(SIZE))?;
+    daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     daemon.forget(open.object_id)?;
     Ok((cache, daemon, mount, Some(open.object)))
 }

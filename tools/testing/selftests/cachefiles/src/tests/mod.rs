@@ -191,4 +191,22 @@ pub const IN_V5: &[InV5] = &[
         without: &["plain", "tail_packed", "lz4", "thousand_cookies"],
         long: true,
     },
+    InV5 {
+        group: &faults_memory::GROUP,
+        // These have nothing to do with the protocol, or take long.
+        without: &[
+            "opening_the_device",
+            "settings",
+            "bind",
+            "bind_into_an_empty_directory",
+            "first_open_of_a_volume",
+            "cull",
+        ],
+        long: true,
+    },
+    InV5 {
+        group: &faults_injection::GROUP,
+        without: &[],
+        long: true,
+    },
 ];
