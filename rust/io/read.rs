@@ -64,7 +64,9 @@ pub(crate) fn read(
     };
     job.object.seen(Seen::GetRequest);
     trace::read(job.object.debug_id, file, start + skipped as u64, job.want);
-    aio::read(file, start + skipped as u64, into, job);
+    // EROFS makes sure that all of the iterator was taken. The netfs library sets its own anew, by
+    // what was read: to pass over every page of it would be for nothing.
+    aio::read(file, start + skipped as u64, into, is_on_demand, job);
 }
 
 /// Says that nothing could be read.

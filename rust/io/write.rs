@@ -8,13 +8,14 @@
 //! cache; after a failure the file is not trusted any more.
 
 use super::fit::fit;
+use super::prepare::{begins_with, Begin};
 use crate::cache::disk::{Need, Writing};
 use crate::cache::local_write::{before_write, not_stored};
 use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::aio::{self, Done};
 use crate::sys::errno::ENOBUFS;
-use crate::sys::file::{Extent, File};
+use crate::sys::file::File;
 use crate::sys::fscache::{CookieFlag, Count};
 use crate::sys::iov_iter::IovIter;
 use crate::sys::netfs::Termination;
@@ -71,11 +72,21 @@ fn try_prepare(
     let _acting = disk.cred.assume();
     before_write(object)?;
     let end = at.checked_add(whole as u64).ok_or(EFBIG)?;
-    if is_new || !has_data(object, file, at, end)? {
-        return disk.has_room_for(whole as u64, Need::Write).map(|()| whole);
+    let there = match is_new {
+        true => Begin::HoleTo(end),
+        false => begins_with(&object.backing.known, file, at, end)
+            .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?,
+    };
+    match there {
+        // It takes no room.
+        Begin::DataTo(to) if to >= end => return Ok(whole),
+        Begin::HoleTo(to) if to >= end => {
+            return disk.has_room_for(whole as u64, Need::Write).map(|()| whole);
+        }
+        _ => {}
     }
-    // Part of it may be there already, but statfs does not tell how much that saves.
-    if disk.has_room_for(whole as u64, Need::Check).is_ok() || is_full(file, at, end)? {
+    // Part of it is there already, but statfs does not tell how much that saves.
+    if disk.has_room_for(whole as u64, Need::Check).is_ok() {
         return Ok(whole);
     }
     // What is there would be half of what is new: make it a hole. C then goes on to write all the
@@ -95,21 +106,6 @@ fn try_prepare(
             EIO
         })?;
     disk.has_room_for(whole as u64, Need::Check).map(|()| whole)
-}
-
-fn has_data(object: &Object, file: &File, at: u64, end: u64) -> Result<bool> {
-    let data = inject::read()
-        .and_then(|()| file.next_data(at))
-        .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?;
-    Ok(matches!(data, Extent::At(data) if data < end))
-}
-
-fn is_full(file: &File, at: u64, end: u64) -> Result<bool> {
-    inject::read()?;
-    if !matches!(file.next_data(at)?, Extent::At(data) if data == at) {
-        return Ok(false);
-    }
-    Ok(matches!(file.next_hole(at)?, Extent::At(hole) if hole >= end))
 }
 
 /// Writes all of `from` at `at`, for which there is room (`cachefiles_write()`).

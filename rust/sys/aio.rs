@@ -10,11 +10,11 @@ use super::file::File;
 use super::iov_iter::IovIter;
 use super::to_count;
 use core::cell::UnsafeCell;
-use kernel::alloc::flags::GFP_KERNEL;
+use core::mem::{align_of, size_of};
+use core::ops::Deref;
+use core::ptr::{addr_of_mut, NonNull};
+use core::sync::atomic::{fence, AtomicU32, Ordering};
 use kernel::error::{code::*, Result};
-use kernel::init;
-use kernel::init::InPlaceInit;
-use kernel::sync::Arc;
 
 /// What happens when an I/O is over. Called exactly once, maybe from an interrupt.
 pub(crate) trait Done: Send + 'static {
@@ -22,8 +22,7 @@ pub(crate) trait Done: Send + 'static {
     fn done(self, file: &File, result: Result<usize>, was_async: bool);
 }
 
-/// An I/O under way. Two references: the submitter's and the completion's. The file system may
-/// look at the kiocb after it was completed, so that neither alone may free it.
+/// An I/O under way.
 #[repr(C)]
 struct Request<D: Done> {
     iocb: UnsafeCell<bindings::kiocb>,
@@ -33,21 +32,114 @@ struct Request<D: Done> {
     done: UnsafeCell<Option<D>>,
     is_write: bool,
     file: File,
+    references: AtomicU32,
 }
 
-// SAFETY: `iocb` and `iter` are the file system's between submission and completion, and `done`
-// belongs to the one completion; neither is accessed twice at a time.
-unsafe impl<D: Done> Send for Request<D> {}
-// SAFETY: As above.
-unsafe impl<D: Done> Sync for Request<D> {}
+/// One of two references to an I/O under way: the submitter's and the completion's. The file system
+/// may look at the kiocb after it was completed, so that neither alone may free it.
+///
+/// Not an `Arc`, whose memory goes through `krealloc()` in both directions, which shows in what a
+/// read of a block costs.
+///
+/// # Invariants
+///
+/// `ptr` is a request in memory of `cfrs_alloc_io()`, and one of its references is ours.
+struct Reference<D: Done> {
+    ptr: NonNull<Request<D>>,
+}
+
+impl<D: Done> Reference<D> {
+    /// What the shim allocates is enough.
+    const FITS: () = assert!(
+        size_of::<Request<D>>() <= bindings::CFRS_IO_SIZE as usize && align_of::<Request<D>>() <= 8
+    );
+
+    /// A new request, with a reference for the submitter; the other one is for whoever is handed the
+    /// kiocb. Without memory, gives `done` back.
+    fn new(
+        file: &File,
+        pos: i64,
+        iter: bindings::iov_iter,
+        is_write: bool,
+        done: D,
+    ) -> Result<Self, D> {
+        let () = Self::FITS;
+        // SAFETY: Memory is ours to ask for, here as anywhere that may sleep.
+        let memory = unsafe { bindings::cfrs_alloc_io() };
+        let Some(ptr) = NonNull::new(memory.cast::<Request<D>>()) else {
+            return Err(done);
+        };
+        let raw = ptr.as_ptr();
+        // Each field in its place: together they are too large to be moved for nothing.
+        // SAFETY: The memory is large enough and aligned, as `FITS` says, and nobody else's; all
+        // fields are written, the first one by the shim. The file lives as long as the request,
+        // which has a reference to it.
+        unsafe {
+            addr_of_mut!((*raw).iter).write(UnsafeCell::new(iter));
+            addr_of_mut!((*raw).done).write(UnsafeCell::new(Some(done)));
+            addr_of_mut!((*raw).is_write).write(is_write);
+            addr_of_mut!((*raw).file).write(file.clone());
+            addr_of_mut!((*raw).references).write(AtomicU32::new(2));
+            bindings::cfrs_init_kiocb(
+                raw.cast(),
+                file.as_ptr(),
+                pos,
+                is_write,
+                Some(completed::<D>),
+            );
+        }
+        // INVARIANT: Of the two references, this is the submitter's.
+        Ok(Reference { ptr })
+    }
+
+    /// Takes over the completion's reference.
+    ///
+    /// # Safety
+    ///
+    /// Called once for each request, with its kiocb: by the completion if the I/O was queued, else by
+    /// the submitter.
+    unsafe fn of_completion(iocb: *mut bindings::kiocb) -> Self {
+        // SAFETY: `iocb` is the first field of a request, whose reference keeps it.
+        let ptr = unsafe { NonNull::new_unchecked(iocb.cast()) };
+        // INVARIANT: The second reference, which the caller takes over once.
+        Reference { ptr }
+    }
+}
+
+impl<D: Done> Deref for Reference<D> {
+    type Target = Request<D>;
+
+    fn deref(&self) -> &Request<D> {
+        // SAFETY: Valid by the type invariant. What changes is in cells.
+        unsafe { self.ptr.as_ref() }
+    }
+}
+
+impl<D: Done> Drop for Reference<D> {
+    fn drop(&mut self) {
+        if self.references.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        // What others did with the request comes before its end.
+        fence(Ordering::Acquire);
+        // SAFETY: This was the last reference, and the memory is the shim's. The file may be put from
+        // any context.
+        unsafe {
+            self.ptr.as_ptr().drop_in_place();
+            bindings::cfrs_free_io(self.ptr.as_ptr().cast());
+        }
+    }
+}
 
 /// Reads at `at` into `into`, directly, and calls `done` when it is over.
 ///
-/// Takes all of `into` before it begins, and does not touch it later: `done` may have been called
-/// when this returns, and `into` be gone with it.
-pub(crate) fn read<D: Done>(file: &File, at: u64, into: &mut IovIter<'_>, done: D) {
+/// If `takes`, all of `into` is taken, else it is left as it is; before the read begins, since `done`
+/// may have been called when this returns, and `into` be gone with it.
+pub(crate) fn read<D: Done>(file: &File, at: u64, into: &mut IovIter<'_>, takes: bool, done: D) {
     let copy = into.copy(into.count());
-    into.advance(usize::MAX);
+    if takes {
+        into.advance(usize::MAX);
+    }
     submit(file, at, copy, false, done);
 }
 
@@ -64,42 +156,24 @@ fn submit<D: Done>(file: &File, at: u64, iter: bindings::iov_iter, is_write: boo
         return done.done(file, Err(EFBIG), false);
     };
     let _nofs = NoFs::begin();
-    // Made in its place: it is too large to be moved for nothing.
-    let request = Arc::init(
-        init!(Request {
-            iocb: UnsafeCell::new(bindings::kiocb::default()),
-            iter: UnsafeCell::new(iter),
-            done: UnsafeCell::new(None),
-            is_write,
-            file: file.clone(),
-        }),
-        GFP_KERNEL,
-    );
-    let request = match request {
-        Ok(request) => request,
-        Err(_) => return done.done(file, Err(ENOMEM), false),
+    let ours = match Reference::new(file, pos, iter, is_write, done) {
+        Ok(ours) => ours,
+        Err(done) => return done.done(file, Err(ENOMEM), false),
     };
-    // The completion's reference. `iocb` is the first field, so that the pointers are the same.
-    let second = Arc::into_raw(request.clone());
-    let iocb: *mut bindings::kiocb = second.cast_mut().cast();
-    // SAFETY: The request is not submitted yet, so that we are the only one to access it.
-    unsafe {
-        *request.done.get() = Some(done);
-        bindings::cfrs_init_kiocb(iocb, file.as_ptr(), pos, is_write, Some(completed::<D>));
-    }
+    let iocb: *mut bindings::kiocb = ours.ptr.as_ptr().cast();
     // SAFETY: The file is open for both; kiocb and iterator are initialised and live until both
-    // references are dropped.
+    // references are dropped, of which ours is one.
     let ret = unsafe {
         match is_write {
-            false => bindings::vfs_iocb_iter_read(file.as_ptr(), iocb, request.iter.get()),
-            true => bindings::vfs_iocb_iter_write(file.as_ptr(), iocb, request.iter.get()),
+            false => bindings::vfs_iocb_iter_read(ours.file.as_ptr(), iocb, ours.iter.get()),
+            true => bindings::vfs_iocb_iter_write(ours.file.as_ptr(), iocb, ours.iter.get()),
         }
     };
     if ret == -(bindings::EIOCBQUEUED as isize) {
         return;
     }
-    // SAFETY: Not queued: the file system will not call the completion, and its reference is ours.
-    let second = unsafe { Arc::from_raw(second) };
+    // SAFETY: Not queued: the file system will not call the completion, so that we are to.
+    let second = unsafe { Reference::<D>::of_completion(iocb) };
     finish(&second, ret, false);
 }
 
@@ -127,9 +201,8 @@ impl Drop for NoFs {
 /// Called once by the file system, with the kiocb of an I/O that [`submit`] submitted and that was
 /// queued.
 unsafe extern "C" fn completed<D: Done>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
-    // SAFETY: `iocb` is the first field of a `Request<D>` whose second reference the submitter
-    // left for this call, which the file system makes once.
-    let request = unsafe { Arc::from_raw(iocb.cast_const().cast::<Request<D>>()) };
+    // SAFETY: The caller's promise: this is the completion of a queued I/O.
+    let request = unsafe { Reference::<D>::of_completion(iocb) };
     if request.is_write {
         // SAFETY: The VFS began a write of this kiocb and leaves its end to a queued one's
         // completion; the file is still ours.

@@ -58,7 +58,8 @@ pub(crate) trait Backend: Sized + 'static {
     ) -> Source;
     /// What a read comes to for which there is no object or no file.
     fn read_refused(object: Option<ArcBorrow<'_, Self::Object>>) -> Result<usize>;
-    /// Reads into `into` and calls `done` once, now or later. Takes all of `into`.
+    /// Reads into `into` and calls `done` once, now or later. Before that, it passes over all of
+    /// `into`, if the netfs looks.
     fn read(
         object: ArcBorrow<'_, Self::Object>,
         resources: &Resources<'_>,

@@ -132,6 +132,10 @@ int cfrs_truncate(struct file *file, loff_t size);
 void cfrs_touch_atime(struct file *file);
 ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos);
 ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos);
+/* Memory for one I/O under way. */
+#define CFRS_IO_SIZE 192
+void *cfrs_alloc_io(void);
+void cfrs_free_io(void *io);
 void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
 		     bool write, void (*complete)(struct kiocb *, long));
 void cfrs_end_write(struct kiocb *iocb);

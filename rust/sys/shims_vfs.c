@@ -469,6 +469,16 @@ ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos)
 	return vfs_iocb_iter_read(file, &iocb, &iter);
 }
 
+void *cfrs_alloc_io(void)
+{
+	return kmalloc(CFRS_IO_SIZE, GFP_KERNEL);
+}
+
+void cfrs_free_io(void *io)
+{
+	kfree(io);
+}
+
 void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
 		     bool write, void (*complete)(struct kiocb *, long))
 {
