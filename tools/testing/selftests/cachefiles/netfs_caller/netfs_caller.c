@@ -80,7 +80,7 @@ static int move(struct netfs_cache_resources *cres, loff_t start, size_t len,
 	if (direction == ITER_SOURCE)
 		fscache_write(cres, start, &iter, transferred, &transfer);
 	else
-		fscache_read(cres, start, &iter, NETFS_READ_HOLE_FAIL, transferred,
+		fscache_read(cres, start, &iter, NETFS_READ_HOLE_IGNORE, transferred,
 			     &transfer);
 	wait_for_completion(&transfer.done);
 	if (transfer.result < 0)
@@ -118,6 +118,9 @@ static int do_write(loff_t start, size_t len, bool is_new)
 	}
 	took(begun);
 	__free_pages(pages, order);
+	/* As a netfs does when it gives up a page that was stored. */
+	if (!ret)
+		fscache_note_page_release(cookie);
 	return ret;
 }
 
@@ -141,7 +144,9 @@ static int do_prepare(loff_t start, size_t len, size_t upper)
 static int do_read(loff_t start, size_t len)
 {
 	struct netfs_cache_resources cres = {};
+	unsigned long flags = 0;
 	struct page *pages;
+	size_t part = len;
 	ktime_t begun;
 	int ret;
 
@@ -151,7 +156,12 @@ static int do_read(loff_t start, size_t len)
 	begun = ktime_get();
 	ret = fscache_begin_read_operation(&cres, cookie);
 	if (!ret) {
-		ret = move(&cres, start, len, pages, ITER_DEST);
+		/* Where the data is, as every read of a netfs begins. */
+		if (cres.ops->prepare_ondemand_read(&cres, start, &part, FILE_SIZE, &flags, 0) !=
+		    NETFS_READ_FROM_CACHE || part < len)
+			ret = -ENODATA;
+		else
+			ret = move(&cres, start, len, pages, ITER_DEST);
 		fscache_end_operation(&cres);
 	}
 	took(begun);
