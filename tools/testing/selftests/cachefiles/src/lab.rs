@@ -99,6 +99,14 @@ impl Lab {
         self.other_module("CACHEFILES_OUR_MODULE")
     }
 
+    /// What is so with our module, or with C's.
+    pub fn with_ours<T>(&self, ours: T, peers: T) -> T {
+        match self.is_peer {
+            false => ours,
+            true => peers,
+        }
+    }
+
     /// The module that calls a cache's operations as a netfs does.
     pub fn caller(&self) -> Result<PathBuf> {
         self.other_module("CACHEFILES_CALLER")
