@@ -45,7 +45,7 @@ group!("netfs_stress":
 /// How many times as much is done where there is time.
 fn size() -> usize {
     if in_ci() {
-        20
+        10
     } else {
         1
     }
