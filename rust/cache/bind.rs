@@ -13,7 +13,7 @@ use crate::protocol::message::Layout;
 use crate::sys::creds::Cred;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::EOPNOTSUPP;
-use crate::sys::fscache::CacheCookie;
+use crate::sys::fscache::{CacheCookie, Calendar};
 use crate::sys::fscache_ops::Active;
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
@@ -109,9 +109,13 @@ impl Plan<'_> {
             )
         };
         drop(root);
-        let missed = match self.on_demand {
-            None => Missed::until_now()?,
-            Some(_) => Missed::nothing(),
+        let calendar = match self.on_demand {
+            None => Some(Calendar::new()?),
+            Some(_) => None,
+        };
+        let missed = match &calendar {
+            Some(calendar) => Missed::everything(calendar)?,
+            None => Missed::nothing(),
         };
         let cache = Arc::pin_init(
             pin_init!(Cache {
@@ -125,7 +129,11 @@ impl Plan<'_> {
             }),
             GFP_KERNEL,
         )?;
-        Active::add(cookie, cache)
+        let active: Arc<Active<CacheFiles>> = Active::add(cookie, cache)?;
+        if let Some(calendar) = calendar {
+            active.cache().missed.ends(&calendar);
+        }
+        Ok(active)
     }
 
     fn check_backing(&self, mnt: &Mount, root: &Dentry) -> Result {

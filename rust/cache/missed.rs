@@ -8,7 +8,7 @@
 //! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed.
 //! Never here: writes that the cache is told of, which are in `local_write.rs`.
 
-use crate::sys::fscache::{Age, Cookie, CookieFlag};
+use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::prelude::*;
 
@@ -26,12 +26,19 @@ impl Missed {
         }
     }
 
-    /// All that was written until now. Costs FS-Cache a cookie, which it counts.
-    pub(super) fn until_now() -> Result<Self> {
-        let Age(until) = Age::now()?;
+    /// Whatever has been written to any file, or will be.
+    pub(super) fn everything(calendar: &Calendar) -> Result<Self> {
         Ok(Missed {
-            until: AtomicU32::new(until),
+            until: AtomicU32::new(calendar.today()?.far_ahead().0),
         })
+    }
+
+    /// The cache is told from now on, which is while FS-Cache has it already. If it cannot be told
+    /// what day it is, everything remains missed.
+    pub(super) fn ends(&self, calendar: &Calendar) {
+        if let Ok(today) = calendar.today() {
+            self.until.store(today.0, Ordering::Relaxed);
+        }
     }
 
     /// Whether the file of this cookie, which is about to be looked up, may have been written to.

@@ -214,18 +214,50 @@ impl Cookie {
 pub(crate) struct Age(pub(crate) u32);
 
 impl Age {
-    /// That of a cookie which is newer than all that the netfs have now.
-    pub(crate) fn now() -> Result<Self> {
-        let mut number = 0;
-        // SAFETY: `number` is writable for the call.
-        to_result(unsafe { bindings::cfrs_newest_cookie(&mut number) })?;
-        Ok(Age(number))
-    }
-
     /// Whether it was not made after `other`.
     pub(crate) fn is_as_old_as(self, other: Age) -> bool {
         // CAST: The numbers go round; of two, the newer is ahead by less than half of them.
         (other.0.wrapping_sub(self.0) as i32) >= 0
+    }
+
+    /// That of a cookie that will not be made for long.
+    pub(crate) fn far_ahead(self) -> Age {
+        Age(self.0.wrapping_add(1 << 30))
+    }
+}
+
+/// What tells how old cookies are. To be made while no cache is live: then it is nothing to a cache.
+///
+/// # Invariants
+///
+/// `volume` is valid, and the reference that acquiring it gave is ours.
+pub(crate) struct Calendar {
+    volume: NonNull<bindings::fscache_volume>,
+}
+
+impl Calendar {
+    /// Acquires a volume, for cookies that nobody uses.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: May be called where sleeping is allowed.
+        let volume = from_err_ptr(unsafe { bindings::cfrs_acquire_volume() })?;
+        // INVARIANT: The reference is ours.
+        let volume = NonNull::new(volume).ok_or(ENOMEM)?;
+        Ok(Calendar { volume })
+    }
+
+    /// The age of a cookie that is newer than all that the netfs have now.
+    pub(crate) fn today(&self) -> Result<Age> {
+        let mut number = 0;
+        // SAFETY: The volume is valid by the type invariant, `number` writable for the call.
+        to_result(unsafe { bindings::cfrs_newest_cookie(self.volume.as_ptr(), &mut number) })?;
+        Ok(Age(number))
+    }
+}
+
+impl Drop for Calendar {
+    fn drop(&mut self) {
+        // SAFETY: The reference is ours by the type invariant, and no cookie is left in the volume.
+        unsafe { bindings::cfrs_relinquish_volume(self.volume.as_ptr()) }
     }
 }
 

@@ -360,24 +360,34 @@ bool cfrs_cookie_used_since(struct fscache_cookie *cookie, unsigned long when)
 }
 
 /*
+ * A volume of our own, for cfrs_newest_cookie().  While no cache is live, FS-Cache has
+ * no cache make anything of it.
+ */
+struct fscache_volume *cfrs_acquire_volume(void)
+{
+	return fscache_acquire_volume("cachefiles,newest", NULL, NULL, 0) ?: ERR_PTR(-ENOMEM);
+}
+
+void cfrs_relinquish_volume(struct fscache_volume *volume)
+{
+	fscache_relinquish_volume(volume, NULL, false);
+}
+
+/*
  * The number of a cookie that is newer than every other.  FS-Cache numbers them in
  * their order and does not tell the last number, so one is made, and given back.
  */
-int cfrs_newest_cookie(u32 *debug_id)
+int cfrs_newest_cookie(struct fscache_volume *volume, u32 *debug_id)
 {
 	static const char key[] = "newest";
-	struct fscache_volume *volume;
 	struct fscache_cookie *cookie;
 
-	volume = fscache_acquire_volume("cachefiles,newest", NULL, NULL, 0);
-	if (IS_ERR_OR_NULL(volume))
-		return volume ? PTR_ERR(volume) : -ENOMEM;
 	cookie = fscache_acquire_cookie(volume, 0, key, sizeof(key) - 1, NULL, 0, 0);
-	if (cookie)
-		*debug_id = cookie->debug_id;
+	if (!cookie)
+		return -ENOMEM;
+	*debug_id = cookie->debug_id;
 	fscache_relinquish_cookie(cookie, false);
-	fscache_relinquish_volume(volume, NULL, false);
-	return cookie ? 0 : -ENOMEM;
+	return 0;
 }
 
 struct fscache_cookie *cfrs_get_cookie(struct fscache_cookie *cookie)
