@@ -143,11 +143,17 @@ pub fn wants_close(dead: bool, object: &State, fd: ObjectId) -> bool {
     !dead && object.to_close() == Some(fd)
 }
 
-/// A request that was to be stored could not be, or the one who waits for it is killed, or it ends
-/// without an answer.
+/// A request that was to be stored could not be, or it ends without an answer.
 pub fn abandon(ask: &Ask, object: &mut State) {
     if let Ask::Open { .. } = ask {
         object.answer_open(false);
+    }
+}
+
+/// The time for a request is over, or the one who waits for it is killed.
+pub fn expire(ask: &Ask, object: &mut State) {
+    if let Ask::Open { .. } = ask {
+        object.expire_open();
     }
 }
 

@@ -24,6 +24,8 @@ pub enum State {
     Open(ObjectId),
     /// The daemon has refused the object but still holds the fd: no second one is made meanwhile.
     Refused(ObjectId),
+    /// The daemon has not answered the OPEN in the time that it had, and still holds the fd.
+    Late(ObjectId),
     /// The object goes away while the daemon, which has this fd, is about to answer the OPEN. The
     /// answer is still taken, and then it is told to close the fd.
     Orphaned(ObjectId),
@@ -110,9 +112,11 @@ impl State {
                 WantOpen::Send
             }
             State::Open(_) => WantOpen::Already,
-            State::Opening { .. } | State::Refused(_) | State::Orphaned(_) | State::Dropped(_) => {
-                WantOpen::Never
-            }
+            State::Opening { .. }
+            | State::Refused(_)
+            | State::Late(_)
+            | State::Orphaned(_)
+            | State::Dropped(_) => WantOpen::Never,
         }
     }
 
@@ -123,6 +127,7 @@ impl State {
             State::Closed => WantRead::Reopen,
             State::Opening { again: false, .. }
             | State::Refused(_)
+            | State::Late(_)
             | State::Orphaned(_)
             | State::Dropped(_) => WantRead::Never,
         }
@@ -197,7 +202,11 @@ impl State {
                 *self = State::Dropped(None);
                 return UNHEARD;
             }
-            State::Closed | State::Open(_) | State::Refused(_) | State::Dropped(_) => {
+            State::Closed
+            | State::Open(_)
+            | State::Refused(_)
+            | State::Late(_)
+            | State::Dropped(_) => {
                 return UNHEARD;
             }
         };
@@ -223,6 +232,16 @@ impl State {
         }
     }
 
+    /// The time for an answer to the OPEN request is over.
+    pub fn expire_open(&mut self) {
+        if let State::Opening { fd, .. } = *self {
+            *self = match fd {
+                OpeningFd::Held(id) => State::Late(id),
+                OpeningFd::None | OpeningFd::Closed => State::Closed,
+            };
+        }
+    }
+
     /// The last reference to the anonymous fd `id` is gone.
     pub fn fd_released(&mut self, id: ObjectId) -> Released {
         match *self {
@@ -230,7 +249,7 @@ impl State {
                 *self = State::Closed;
                 Released::Closed
             }
-            State::Refused(held) if held == id => {
+            State::Refused(held) | State::Late(held) if held == id => {
                 *self = State::Closed;
                 Released::Nothing
             }
@@ -260,7 +279,8 @@ impl State {
     #[must_use]
     pub fn drop_object(&mut self) -> Option<ObjectId> {
         let (next, told) = match *self {
-            State::Open(id) => (State::Dropped(Some(id)), Some(id)),
+            // Who is late was not told that the object is not wanted, and may keep the fd for ever.
+            State::Open(id) | State::Late(id) => (State::Dropped(Some(id)), Some(id)),
             State::Opening {
                 fd: OpeningFd::Held(id),
                 ..

@@ -243,13 +243,14 @@ impl RequestTable {
         Err(error)
     }
 
-    /// Removes `request` from under `id` if it is still the one there.
+    /// Removes `request`, for which nobody waits any longer, from under `id` if it is still the one
+    /// there.
     fn take(&self, id: u32, request: &Arc<Request>) -> Option<Arc<Request>> {
         let mut table = self.reqs_lock.lock();
         if !self.holds(&table, id, request) {
             return None;
         }
-        rules::abandon(&request.ask, request.object.state.access_mut(&mut table));
+        rules::expire(&request.ask, request.object.state.access_mut(&mut table));
         self.reqs.remove(id)
     }
 

@@ -2,11 +2,14 @@
 
 //! Every interleaving of what can happen to the request table, tried on the host.
 //!
-//! The module's own `state.rs` and `rules.rs` decide; [`table`] does what the module's `table.rs`
-//! and `deliver.rs` do with their decisions, and [`model`] what tasks and daemons may do around
+//! The module's own `state.rs` and `rules.rs` decide; [`table`] and [`daemon`] do what the module's
+//! `table.rs` and `deliver.rs` do with their decisions, and [`model`] says what may happen around
 //! them; [`invariant`] says what must never come of it. [`rule`] can take one rule out, to see that
-//! the exploration would notice. Never here: a rule of our own.
+//! the exploration would notice; [`alike`] tells worlds apart, and [`scenario`] has what is explored.
+//! Never here: a rule of our own.
 
+pub mod alike;
+pub mod daemon;
 pub mod invariant;
 pub mod model;
 pub mod rule;

@@ -8,9 +8,22 @@
 use crate::ondemand::rules::{self, Ask, Copied, Event, Fate, OpenEnd, WantReopen};
 use crate::ondemand::state::{ObjectId, OpeningFd, State, WantOpen, WantRead};
 
-/// A rule that can be taken out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rule {
+macro_rules! rules {
+    ($($(#[$doc:meta])* $rule:ident,)*) => {
+        /// A rule that can be taken out.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Rule {
+            $($(#[$doc])* $rule,)*
+        }
+
+        impl Rule {
+            /// All of them.
+            pub const ALL: &[Rule] = &[$(Rule::$rule,)*];
+        }
+    };
+}
+
+rules! {
     /// A cache that dies takes its requests with it.
     DeathEndsRequests,
     /// Nothing is stored once the cache is dead.
@@ -68,6 +81,20 @@ pub enum Rule {
     WakeAfterVoid,
     /// After an fd is gone, the daemon looks again.
     WakeAfterRelease,
+    /// Who has not answered an OPEN in time is told to close the fd when the object goes.
+    LateIsTold,
+    /// A READ is not delivered before its object is open.
+    ReadAwaitsOpen,
+    /// An OPEN for a lost fd is stored once.
+    ReopenOnlyClosed,
+    /// An object is not opened again with another size.
+    SameSize,
+    /// A CLOSE ends with its fd.
+    CloseEndsWithFd,
+    /// A CLOSE is not stored for an fd that is gone.
+    CloseIsWanted,
+    /// The OPEN of an object that has gone ends with its fd.
+    OrphanEndsWithFd,
 }
 
 /// The rules, but for one.
@@ -99,14 +126,35 @@ impl Rules {
 
     /// See [`rules::want_reopen`].
     pub fn want_reopen(self, dead: bool, object: &mut State) -> WantReopen {
+        if let (false, State::Opening { again: true, .. }) =
+            (self.has(Rule::ReopenOnlyClosed), &object)
+        {
+            return WantReopen::Store;
+        }
         if !self.has(Rule::DroppedStaysDropped) && matches!(object, State::Dropped(_)) {
             *object = State::Closed;
         }
         rules::want_reopen(self.dead(dead), object)
     }
 
+    /// See [`rules::wants_close`].
+    pub fn wants_close(self, dead: bool, object: &State, fd: ObjectId) -> bool {
+        !self.has(Rule::CloseIsWanted) || rules::wants_close(dead, object, fd)
+    }
+
+    /// See [`rules::expire`].
+    pub fn expire(self, ask: &Ask, object: &mut State) {
+        match self.has(Rule::LateIsTold) {
+            true => rules::expire(ask, object),
+            false => rules::abandon(ask, object),
+        }
+    }
+
     /// See [`rules::may_deliver`].
     pub fn may_deliver(self, ask: &Ask, object: &State) -> Option<ObjectId> {
+        if !self.has(Rule::ReadAwaitsOpen) && matches!(ask, Ask::Read { .. }) {
+            return Some(0);
+        }
         let opening = matches!(object, State::Opening { .. });
         if !self.has(Rule::OneFd) && opening && matches!(ask, Ask::Open { .. }) {
             return Some(0);
@@ -147,7 +195,14 @@ impl Rules {
         if matches!(ask, Ask::Open { .. }) && unread && !self.has(Rule::OpenTaken) {
             return Some((end, false));
         }
-        let mut answered = rules::answer_open(ask, object, size)?;
+        let told = match *ask {
+            Ask::Open { known_size } if !self.has(Rule::SameSize) => size.and(known_size).or(size),
+            _ => size,
+        };
+        let mut answered = rules::answer_open(ask, object, told)?;
+        if let OpenEnd::Opened(_) = answered.0 {
+            answered.0 = end;
+        }
         let closed = matches!(
             before,
             State::Opening {
@@ -199,6 +254,8 @@ impl Rules {
         let read = matches!(ask, Ask::Read { .. });
         let dropped = matches!(event, Event::Dropped { .. });
         let lost = matches!(event, Event::FdReleased { lost: true, .. });
+        let released = matches!(event, Event::FdReleased { .. });
+        let close = matches!(ask, Ask::Close(_));
         let held = matches!(
             object,
             State::Opening {
@@ -213,6 +270,8 @@ impl Rules {
             Some(Rule::RestoreHeldOpen) if event == Event::Restored && open && held => Fate::Stays,
             Some(Rule::ReleaseRenewsReads) if lost && read => Fate::Stays,
             Some(Rule::ReleaseAnswersNothing) if lost && read && own => Fate::Ends,
+            Some(Rule::CloseEndsWithFd) if released && close => Fate::Stays,
+            Some(Rule::OrphanEndsWithFd) if released && open => Fate::Stays,
             Some(Rule::ReleaseIsNarrow) if lost && read && !own => Fate::Ends,
             _ => rules::fate(event, ask, own),
         }

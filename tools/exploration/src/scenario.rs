@@ -2,9 +2,11 @@
 
 //! What is explored: who asks, what else may happen, and how often.
 //!
-//! Everything at once would take days. Each scenario allows a few things together, and between them
-//! they allow every two, with one object at least.
+//! Two objects, three requests, and everything that can happen to them, each thing once, is in [`ALL`]:
+//! with two threads that read the device, or with a second daemon that takes over. Both together is in
+//! [`LONG`], for who has minutes. What can happen twice, can in [`ALL`] happen to one object.
 
+use crate::invariant::Bug;
 use crate::rule::Rules;
 use crate::table::Table;
 use crate::world::{Budget, TASKS};
@@ -27,20 +29,25 @@ pub struct Scenario {
 /// Who asks what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cast {
-    /// Two objects are looked up, and one of them is read twice.
-    Lookup,
     /// Two open objects are read, one of them twice.
     Read,
-    /// Two open objects are read, one of them again and again.
-    Busy,
+    /// One object is looked up and read, and another, open one is read.
+    Mixed,
+    /// Two objects are looked up, and one of them is read.
+    Lookup,
+    /// Two objects are looked up, and one of them is read twice.
+    Four,
     /// One object is looked up and read twice.
     Alone,
+    /// Two open objects are read, one of them again and again.
+    Busy,
 }
 
 const NONE: Budget = Budget {
     closes: 0,
     faults: 0,
     kills: 0,
+    timeouts: 0,
     restores: 0,
     successors: 0,
     drops: 0,
@@ -48,278 +55,143 @@ const NONE: Budget = Budget {
     refusals: 0,
 };
 
-/// All of them.
+/// Everything that can happen while one daemon lives.
+const ONCE: Budget = Budget {
+    closes: 1,
+    faults: 1,
+    kills: 1,
+    timeouts: 1,
+    restores: 1,
+    drops: 1,
+    deaths: 1,
+    refusals: 1,
+    ..NONE
+};
+
+/// Everything, and another daemon takes over.
+const SUCCEEDED: Budget = Budget {
+    successors: 1,
+    ..ONCE
+};
+
+/// As before, and nothing fails.
+const SMOOTHLY: Budget = Budget {
+    faults: 0,
+    ..SUCCEEDED
+};
+
+const fn scenario(name: &'static str, cast: Cast, threads: usize, budget: Budget) -> Scenario {
+    Scenario {
+        name,
+        stray: false,
+        threads,
+        cast,
+        budget,
+    }
+}
+
+impl Scenario {
+    const fn any_answer(self) -> Scenario {
+        Scenario {
+            stray: true,
+            ..self
+        }
+    }
+}
+
+/// All that are explored each time.
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        name: "lookup: refusals, kills, faults",
-        stray: false,
-        threads: 1,
-        cast: Cast::Lookup,
-        budget: Budget {
-            refusals: 1,
-            kills: 1,
-            faults: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "lookup: a drop, a death",
-        stray: false,
-        threads: 1,
-        cast: Cast::Lookup,
-        budget: Budget {
-            drops: 1,
-            deaths: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "lookup: fds closed, restore",
-        stray: false,
-        threads: 1,
-        cast: Cast::Lookup,
-        budget: Budget {
-            closes: 1,
-            restores: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "lookup: fds closed, refusals",
-        stray: false,
-        threads: 1,
-        cast: Cast::Lookup,
-        budget: Budget {
-            closes: 1,
-            refusals: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "lookup: kills, restore, two threads",
-        stray: false,
-        threads: 2,
-        cast: Cast::Lookup,
-        budget: Budget {
-            kills: 1,
-            restores: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "lookup: a successor",
-        stray: false,
-        threads: 1,
-        cast: Cast::Lookup,
-        budget: Budget {
-            successors: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "lookup: any answer, fds closed",
-        stray: true,
-        threads: 1,
-        cast: Cast::Lookup,
-        budget: Budget {
-            closes: 1,
-            refusals: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: fds closed, refusals",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            refusals: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: fds closed, faults",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            faults: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: fds closed, kills",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            kills: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: fds closed, drops",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            drops: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: fds closed, a death",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            deaths: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: fds closed, restore",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            restores: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: drops, restore, two threads",
-        stray: false,
-        threads: 2,
-        cast: Cast::Read,
-        budget: Budget {
-            drops: 1,
-            restores: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: any answer, fds closed",
-        stray: true,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget {
-            closes: 1,
-            refusals: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "read: kills, late answers",
-        stray: false,
-        threads: 1,
-        cast: Cast::Read,
-        budget: Budget { kills: 2, ..NONE },
-    },
-    Scenario {
-        name: "busy",
-        stray: false,
-        threads: 1,
-        cast: Cast::Busy,
-        budget: NONE,
-    },
-    Scenario {
-        name: "alone: fds closed, restore, two threads",
-        stray: false,
-        threads: 2,
-        cast: Cast::Alone,
-        budget: Budget {
+    scenario("read: everything once", Cast::Read, 2, ONCE),
+    scenario("mixed: everything once", Cast::Mixed, 2, ONCE),
+    scenario("lookup: everything once", Cast::Lookup, 2, ONCE),
+    scenario("four: everything once", Cast::Four, 1, ONCE),
+    scenario("read: everything once, any answer", Cast::Read, 2, ONCE).any_answer(),
+    scenario("mixed: everything once, any answer", Cast::Mixed, 2, ONCE).any_answer(),
+    scenario("lookup: everything once, any answer", Cast::Lookup, 2, ONCE).any_answer(),
+    scenario(
+        "read: everything once, a successor",
+        Cast::Read,
+        1,
+        SMOOTHLY,
+    ),
+    scenario(
+        "mixed: everything once, a successor",
+        Cast::Mixed,
+        1,
+        SUCCEEDED,
+    ),
+    scenario(
+        "lookup: everything once, a successor",
+        Cast::Lookup,
+        1,
+        SUCCEEDED,
+    ),
+    scenario(
+        "alone: much of it twice",
+        Cast::Alone,
+        2,
+        Budget {
             closes: 2,
-            restores: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "alone: a successor, a death, a drop",
-        stray: false,
-        threads: 2,
-        cast: Cast::Alone,
-        budget: Budget {
-            successors: 1,
-            deaths: 1,
-            drops: 1,
-            closes: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "alone: drops, restore, two threads",
-        stray: false,
-        threads: 2,
-        cast: Cast::Alone,
-        budget: Budget {
             drops: 2,
-            restores: 1,
-            closes: 1,
-            ..NONE
+            ..SUCCEEDED
         },
-    },
-    Scenario {
-        name: "alone: a bit of everything",
-        stray: false,
-        threads: 1,
-        cast: Cast::Alone,
-        budget: Budget {
-            closes: 1,
-            faults: 1,
-            kills: 1,
-            restores: 1,
-            drops: 1,
-            deaths: 1,
-            refusals: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "alone: a successor, restore, kills, refusals",
-        stray: false,
-        threads: 1,
-        cast: Cast::Alone,
-        budget: Budget {
-            kills: 1,
-            restores: 1,
-            successors: 1,
-            refusals: 1,
-            ..NONE
-        },
-    },
-    Scenario {
-        name: "alone: two successors",
-        stray: false,
-        threads: 1,
-        cast: Cast::Alone,
-        budget: Budget {
+    ),
+    scenario(
+        "alone: two successors",
+        Cast::Alone,
+        2,
+        Budget {
+            closes: 2,
+            restores: 2,
+            drops: 2,
             successors: 2,
             faults: 1,
             ..NONE
         },
-    },
-    Scenario {
-        name: "alone: any answer, a bit of everything",
-        stray: true,
-        threads: 1,
-        cast: Cast::Alone,
-        budget: Budget {
+    ),
+    scenario(
+        "alone: much of it twice, any answer",
+        Cast::Alone,
+        2,
+        Budget {
             closes: 2,
-            faults: 1,
-            kills: 1,
-            restores: 1,
-            drops: 1,
-            refusals: 1,
-            ..NONE
+            restores: 2,
+            drops: 2,
+            ..ONCE
         },
-    },
+    )
+    .any_answer(),
+    scenario("busy", Cast::Busy, 1, NONE),
+];
+
+/// Those that take minutes.
+pub const LONG: &[Scenario] = &[
+    scenario(
+        "read: everything once, a successor, two threads",
+        Cast::Read,
+        2,
+        SUCCEEDED,
+    ),
+    scenario(
+        "mixed: everything once, a successor, two threads",
+        Cast::Mixed,
+        2,
+        SUCCEEDED,
+    ),
+    scenario(
+        "lookup: everything once, a successor, two threads",
+        Cast::Lookup,
+        2,
+        SUCCEEDED,
+    ),
+    scenario("four: everything once, two threads", Cast::Four, 2, ONCE),
+    scenario(
+        "mixed: everything once, a successor, two threads, any answer",
+        Cast::Mixed,
+        2,
+        SUCCEEDED,
+    )
+    .any_answer(),
 ];
 
 impl Scenario {
@@ -330,11 +202,14 @@ impl Scenario {
             .expect("there is a scenario of this name")
     }
 
-    /// What to explore, with these rules.
-    pub fn table(self, rules: Rules) -> Table {
+    /// What to explore, with these rules, for this bug only or for any.
+    pub fn table(self, rules: Rules, looks_for: Option<Bug>) -> Table {
+        // Its object, whether it looks it up, and how often it reads it.
         let tasks: [(usize, bool, u8); TASKS] = match self.cast {
-            Cast::Lookup => [(0, true, 1), (0, false, 1), (1, true, 0)],
             Cast::Read => [(0, false, 1), (0, false, 1), (1, false, 1)],
+            Cast::Mixed => [(0, true, 1), (1, false, 1), (1, false, 0)],
+            Cast::Lookup => [(0, true, 1), (1, true, 0), (1, false, 0)],
+            Cast::Four => [(0, true, 1), (0, false, 1), (1, true, 0)],
             Cast::Alone => [(0, true, 1), (0, false, 1), (1, false, 0)],
             Cast::Busy => [(0, false, 3), (0, false, 3), (1, false, 1)],
         };
@@ -342,13 +217,18 @@ impl Scenario {
             rules,
             stray: self.stray,
             threads: self.threads,
-            open: matches!(self.cast, Cast::Read | Cast::Busy),
+            open: match self.cast {
+                Cast::Read | Cast::Busy => [true, true],
+                Cast::Mixed => [false, true],
+                Cast::Lookup | Cast::Four | Cast::Alone => [false, false],
+            },
             tasks,
             patience: match self.cast {
                 Cast::Busy => TASKS as u8 - 1,
                 _ => u8::MAX,
             },
             budget: self.budget,
+            looks_for,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! undone.
 
 use crate::{
-    daemon::{Blobs, Manner},
+    daemon::{Blobs, Event, Manner},
     group,
     helper::{errno_name, Helper},
     kernel::Module,
@@ -15,7 +15,7 @@ use crate::{
     stage::{self, expect_data, join, read_block, read_block_here, Stage},
     tree,
 };
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::{Device, Errno};
 use std::{
     sync::LazyLock,
@@ -417,7 +417,7 @@ fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
 }
 
 /// `timeout` bounds the wait of a mount for its OPEN, too. The answer that comes later is for
-/// nobody, and the next mount is served.
+/// nobody, the daemon is told to close the fd, and the next mount is served.
 fn timeout_ends_an_open(lab: &Lab) -> Result<()> {
     if lab.is_peer() {
         return Err(Skip("C has no such command".to_owned()).into());
@@ -446,6 +446,10 @@ fn timeout_ends_an_open(lab: &Lab) -> Result<()> {
         late.and_then(|error| error.raw_os_error()) == Some(Errno::INVAL.raw_os_error()),
         "an OPEN that is over was answered"
     );
+    match daemon.event()? {
+        Event::Close { object_id } if object_id == open.object_id => {}
+        other => bail!("not the CLOSE of the object that was opened too late: {other:?}"),
+    }
     drop(open);
     let mount = Mount::new(lab.base(), "other")?;
     expect_data(read_block_here(&mount.path("file"), 1), 1)
