@@ -153,6 +153,8 @@ impl Fault {
     pub fn during<T>(&mut self, what: impl FnOnce() -> T) -> Result<T> {
         self.arm()?;
         let result = what();
+        // What goes on behind the operation's back may still ask: none fails from here on.
+        set(&self.switches.probability, "0")?;
         self.hit = !self.switches.is_waiting()?;
         self.switches.off()?;
         Ok(result)
