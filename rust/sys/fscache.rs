@@ -176,7 +176,7 @@ impl Cookie {
     /// Whether the netfs uses the file, or has since `when`.
     pub(crate) fn used_since(&self, when: Tick) -> bool {
         // SAFETY: The cookie is valid; the shim takes its lock.
-        unsafe { bindings::cfrs_cookie_used_since(self.0.get(), when.0 as _) }
+        unsafe { bindings::cfrs_cookie_used_since(self.0.get(), when.0 as kernel::ffi::c_ulong) }
     }
 
     /// Its place in the order in which cookies are made.
