@@ -8,7 +8,7 @@
 //! `reqs_lock`. How an object's fd lives is in `state.rs`; never here: a request's memory, its id,
 //! or who waits for it.
 
-use super::state::{Answered, ObjectId, Released, State, WantOpen, WantRead};
+use super::state::{Answered, ObjectId, OpeningFd, Released, State, WantOpen, WantRead};
 
 /// What the daemon is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,11 +150,17 @@ pub fn abandon(ask: &Ask, object: &mut State) {
     }
 }
 
-/// The time for a request is over, or the one who waits for it is killed.
-pub fn expire(ask: &Ask, object: &mut State) {
+/// The time for a request is over, or the one who waits for it is killed. False if it stays in the
+/// table all the same: the daemon is to answer it, and whoever waits is about to be told.
+#[must_use]
+pub fn expire(ask: &Ask, object: &mut State) -> bool {
     if let Ask::Open { .. } = ask {
+        if matches!(object, State::Orphaned(_)) {
+            return false;
+        }
         object.expire_open();
     }
+    true
 }
 
 /// Whether a new request may go to the daemon now, and the number that its message names. That of
@@ -195,7 +201,24 @@ pub fn answer_open(ask: &Ask, object: &mut State, size: Option<u64>) -> Option<(
         (Some(size), _) => OpenEnd::Opened(size),
         (None, _) => OpenEnd::Refused,
     };
-    match object.answer_open(matches!(end, OpenEnd::Opened(_))) {
+    let held = matches!(
+        object,
+        State::Opening {
+            fd: OpeningFd::Held(_),
+            ..
+        }
+    );
+    let answered = if end == OpenEnd::OtherSize && held {
+        // The daemon takes it for accepted, and will not close the fd before it is told to.
+        object.expire_open();
+        Answered::Failed {
+            again: true,
+            fd_gone: false,
+        }
+    } else {
+        object.answer_open(size.is_some())
+    };
+    match answered {
         Answered::Open => Some((end, false)),
         Answered::Gone(fd) => Some((OpenEnd::ObjectGone(fd), false)),
         Answered::Failed { again, fd_gone } => {

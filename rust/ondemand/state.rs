@@ -24,7 +24,8 @@ pub enum State {
     Open(ObjectId),
     /// The daemon has refused the object but still holds the fd: no second one is made meanwhile.
     Refused(ObjectId),
-    /// The daemon has not answered the OPEN in the time that it had, and still holds the fd.
+    /// The daemon has not answered the OPEN in the time that it had, or has told another size than
+    /// before, and still holds the fd. It does not know that the object is not served.
     Late(ObjectId),
     /// The object goes away while the daemon, which has this fd, is about to answer the OPEN. The
     /// answer is still taken, and then it is told to close the fd.

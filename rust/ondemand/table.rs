@@ -234,7 +234,7 @@ impl RequestTable {
             Err(Unmet::TimedOut) => ETIMEDOUT,
         };
         if self.take(id, request).is_none() {
-            // Somebody else has removed it and is about to finish it.
+            // Somebody else is about to finish it.
             return request.wait();
         }
         if error == ETIMEDOUT {
@@ -244,13 +244,16 @@ impl RequestTable {
     }
 
     /// Removes `request`, for which nobody waits any longer, from under `id` if it is still the one
-    /// there.
+    /// there and nobody is about to finish it.
     fn take(&self, id: u32, request: &Arc<Request>) -> Option<Arc<Request>> {
         let mut table = self.reqs_lock.lock();
         if !self.holds(&table, id, request) {
             return None;
         }
-        rules::expire(&request.ask, request.object.state.access_mut(&mut table));
+        let state = request.object.state.access_mut(&mut table);
+        if !rules::expire(&request.ask, state) {
+            return None;
+        }
         self.reqs.remove(id)
     }
 

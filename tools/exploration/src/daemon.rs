@@ -24,11 +24,6 @@ pub enum Answer {
     Refuse,
 }
 
-/// Whether a daemon learns that it has told another size than before, and closes the fd then. It does
-/// not: its answer succeeds. But neither is it told to close the fd when the object goes, and as long
-/// as that is so, the exploration would find nothing else.
-const OTHER_SIZE_IS_TOLD: bool = true;
-
 impl Table {
     /// A thread takes what comes next.
     pub(crate) fn pick(&self, world: &mut World, thread: usize) {
@@ -254,7 +249,7 @@ impl Table {
             self.happen(world, Event::NotReopened, Some(entry.object));
         }
         let object = &mut world.objects[entry.object];
-        if answer == Answer::Refuse || (OTHER_SIZE_IS_TOLD && answer == Answer::OtherSize) {
+        if answer == Answer::Refuse {
             object.unwanted = held;
         }
         if let OpenEnd::ObjectGone(fd) = end {

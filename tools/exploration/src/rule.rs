@@ -83,6 +83,8 @@ rules! {
     WakeAfterRelease,
     /// Who has not answered an OPEN in time is told to close the fd when the object goes.
     LateIsTold,
+    /// Who has told another size than before is told to close the fd when the object goes.
+    OtherSizeIsTold,
     /// A READ is not delivered before its object is open.
     ReadAwaitsOpen,
     /// An OPEN for a lost fd is stored once.
@@ -143,11 +145,12 @@ impl Rules {
     }
 
     /// See [`rules::expire`].
-    pub fn expire(self, ask: &Ask, object: &mut State) {
-        match self.has(Rule::LateIsTold) {
-            true => rules::expire(ask, object),
-            false => rules::abandon(ask, object),
+    pub fn expire(self, ask: &Ask, object: &mut State) -> bool {
+        if !self.has(Rule::LateIsTold) {
+            rules::abandon(ask, object);
+            return true;
         }
+        rules::expire(ask, object)
     }
 
     /// See [`rules::may_deliver`].
@@ -217,6 +220,9 @@ impl Rules {
         }
         if matches!(object, State::Refused(_)) && !self.has(Rule::RefusalKeepsFd) {
             *object = State::Closed;
+        }
+        if let (State::Late(fd), false) = (*object, self.has(Rule::OtherSizeIsTold)) {
+            *object = State::Refused(fd);
         }
         answered.1 &= self.has(Rule::RefusalEndsReads);
         Some(answered)

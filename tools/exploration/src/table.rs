@@ -237,9 +237,10 @@ impl Table {
         if !world.holds(id, who) {
             return;
         }
-        if let Some(entry) = world.slots[id].take() {
-            let state = &mut world.objects[entry.object].state;
-            self.rules.expire(&entry.ask, state);
+        let Some(entry) = world.slots[id] else { return };
+        let state = &mut world.objects[entry.object].state;
+        if self.rules.expire(&entry.ask, state) {
+            world.slots[id] = None;
         }
     }
 

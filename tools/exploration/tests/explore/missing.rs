@@ -191,6 +191,12 @@ pub const MISSING: &[Missing] = &[
         bug: Bug::KeptFd,
     },
     Missing {
+        rule: Rule::OtherSizeIsTold,
+        row: "the fd of a daemon that has told another size than before is never closed",
+        scenario: "read: everything once",
+        bug: Bug::KeptFd,
+    },
+    Missing {
         rule: Rule::ReadAwaitsOpen,
         row: "review: a READ that is delivered before its object is open again",
         scenario: "read: everything once",

@@ -333,6 +333,21 @@ impl Hand {
         }
     }
 
+    /// Serves until the daemon is told to close the fd of this number, which must be soon.
+    pub fn until_told_to_close(&self, fd: u32) -> Result<()> {
+        let deadline = Instant::now() + *SOON;
+        while !lock(&self.left)
+            .iter()
+            .any(|request| matches!(request, Request::Close { object_id, .. } if *object_id == fd))
+        {
+            ensure!(Instant::now() < deadline, "no CLOSE of {fd} came");
+            if !self.turn()? {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+
     /// Serves until a thread has ended, which must be soon.
     pub fn until_done<T>(&self, thread: JoinHandle<T>) -> Result<T> {
         let deadline = Instant::now() + *SOON;

@@ -115,8 +115,8 @@ fn refused_reopen(lab: &Lab) -> Result<()> {
     recovers(&hand, read_block(&mount.file(), 3), 3)
 }
 
-/// The daemon tells another size than before: then it is another blob, and is refused.  C takes
-/// the size over.
+/// The daemon tells another size than before: then it is another blob, and is refused.  The daemon
+/// takes it for open, and is told to close it in the end.  C takes the size over.
 fn reopen_with_another_size(lab: &Lab) -> Result<()> {
     let (_cache, hand, mount, reader) = lost(lab, 3)?;
     if lab.is_peer() {
@@ -128,7 +128,13 @@ fn reopen_with_another_size(lab: &Lab) -> Result<()> {
     let count = answer_all(&hand, &reader, Ok(2 * SIZE))?;
     println!("told {count} times");
     expect_error(hand.until_done(reader)?, Errno::IO, "a reader")?;
-    recovers(&hand, read_block(&mount.file(), 3), 3)
+    recovers(&hand, read_block(&mount.file(), 3), 3)?;
+    let reader = read_block(&mount.file(), 9);
+    let blob = hand.open()?;
+    hand.device()?.open_reply(blob.msg_id, Ok(2 * SIZE))?;
+    expect_error(hand.until_done(reader)?, Errno::IO, "a reader")?;
+    mount.unmount()?;
+    hand.until_told_to_close(blob.object_id)
 }
 
 /// An answer with the id of a READ that nobody has read is no answer.  C takes it.
