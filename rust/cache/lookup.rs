@@ -261,10 +261,15 @@ fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFil
     }
     // Its attribute may be that of what the netfs has, so that it must not stay.
     delete(object, &found, Killed::Stale)?;
+    let_go(object, found);
+    create(object)
+}
+
+/// Closes a file that was found and is not served. The daemon may remove it now.
+fn let_go(object: &Object, found: CacheFile) {
     let blocks = found.file.blocks();
     drop(found);
     object.cache().disk.released(blocks);
-    create(object)
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is
@@ -281,9 +286,7 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
                 found
             }
             Err(error) => {
-                let blocks = found.file.blocks();
-                drop(found);
-                object.cache().disk.released(blocks);
+                let_go(object, found);
                 match error {
                     ESTALE => create(object)?,
                     error => return Err(error),
