@@ -157,6 +157,37 @@ impl Known {
     }
 }
 
+/// A cookie: a line of /proc/fs/fscache/cookies.
+#[derive(Clone, Copy, Debug)]
+pub struct CookieLine {
+    /// Who uses it.
+    pub users: u32,
+    /// What is done with it: a letter.
+    pub state: char,
+}
+
+impl CookieLine {
+    /// Each of them.
+    pub fn all() -> Result<Vec<CookieLine>> {
+        let text = fs::read_to_string("/proc/fs/fscache/cookies")?;
+        let cookies = text.lines().skip(2).map(|line| {
+            let mut words = line.split_whitespace().skip(3);
+            Some(CookieLine {
+                users: words.next()?.parse().ok()?,
+                state: words.nth(1)?.parse().ok()?,
+            })
+        });
+        cookies
+            .collect::<Option<_>>()
+            .with_context(|| format!("not understood: {text}"))
+    }
+
+    /// Whether nothing is being done with it: it is quiescent, active or has failed.
+    pub fn rests(&self) -> bool {
+        "-AF".contains(self.state)
+    }
+}
+
 /// The counters of /proc/fs/fscache/stats.
 #[derive(Clone, Debug)]
 pub struct Counters(BTreeMap<String, i64>);
@@ -210,6 +241,14 @@ pub fn settle() -> Result<()> {
     rustix::fs::sync();
     eventually("netfs has no request any more", || {
         Counters::now().is_ok_and(|now| now.get("Objs.rr") == 0)
+    })
+}
+
+/// Waits until FS-Cache is done with what has become of its cookies: lookup, invalidation and so on.
+/// A worker does these, and with the size that the file has by then.
+pub fn at_rest() -> Result<()> {
+    eventually("no cookie is being worked on", || {
+        CookieLine::all().is_ok_and(|cookies| cookies.iter().all(CookieLine::rests))
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    cachefilesd::{drop_pages, settle, Counters, Keeper, Known},
+    cachefilesd::{at_rest, drop_pages, settle, Counters, Keeper, Known},
     group, kernel,
     kernel::Module,
     lab::{eventually, Cache, Lab},
@@ -190,6 +190,13 @@ fn place(cache: &Cache, kind: Kind, inode: u64) -> Result<PathBuf> {
     found.with_context(|| format!("no file of the inode {inode} in the cache"))
 }
 
+/// Opens a file, which NFS invalidates then, and lets that happen before the file has another size.
+fn opened_to_write(client: &Client, name: &str) -> Result<File> {
+    let file = OpenOptions::new().write(true).open(client.path(name))?;
+    at_rest()?;
+    Ok(file)
+}
+
 /// Every operation that a cache can see, in one order.
 fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     let remote = Remote::new(lab, kind)?;
@@ -219,21 +226,21 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     settle()?;
 
     // Create, write, truncate, extend.
-    fs::write(client.path("new"), content(50, 12_288))?;
+    let file = File::create(client.path("new"))?;
+    at_rest()?;
+    file.write_all_at(&content(50, 12_288), 0)?;
+    drop(file);
     inodes.insert("new", fs::metadata(client.path("new"))?.ino());
     settle()?;
-    let file = OpenOptions::new().write(true).open(client.path("whole"))?;
+    let file = opened_to_write(&client, "whole")?;
     for (seed, at, len) in [(51, 8192, 4096), (52, 20_480, 24_576), (53, 81_920, 8192)] {
         file.write_all_at(&content(seed, len), at)?;
     }
     file.sync_all()?;
     drop(file);
     settle()?;
-    OpenOptions::new()
-        .write(true)
-        .open(client.path("cut"))?
-        .set_len(40_960)?;
-    let file = OpenOptions::new().write(true).open(client.path("grown"))?;
+    opened_to_write(&client, "cut")?.set_len(40_960)?;
+    let file = opened_to_write(&client, "grown")?;
     file.set_len(12_288)?;
     file.write_all_at(&content(54, 8192), 12_288)?;
     drop(file);
