@@ -32,6 +32,7 @@ mod netfs_compare;
 mod netfs_faults;
 mod netfs_files;
 mod netfs_limits;
+mod netfs_pinned;
 mod netfs_reboot;
 mod netfs_scene;
 mod netfs_stress;
@@ -78,6 +79,7 @@ pub const GROUPS: &[&Group] = &[
     &netfs_compare::GROUP,
     &netfs_faults::GROUP,
     &netfs_writes::GROUP,
+    &netfs_pinned::GROUP,
     &netfs_stress::GROUP,
     &secctx::GROUP,
     &faults_memory::GROUP,
@@ -97,6 +99,7 @@ pub const LONG: &[&str] = &[
     "netfs_faults",
     "netfs_limits",
     "netfs_more",
+    "netfs_pinned",
     "netfs_stress",
     "netfs_writes",
     "secctx",

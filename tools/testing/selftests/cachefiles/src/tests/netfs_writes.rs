@@ -2,33 +2,26 @@
 
 //! Local writes of network file systems: through memory, past the page cache, with changes of size in
 //! between.  What was written is what the client reads, what the server has, and what the cache
-//! serves later.  And cookies that dirty pages pin.
+//! serves later.
 
 use super::{
-    netfs_files::{check_both, check_part, moved, publish, same, served, settle, PAGE},
+    netfs_files::{check_both, check_part, publish, same, served, settle, PAGE},
     netfs_scene::{check, content},
 };
 use crate::{
-    backing::{ram_disk, Backing},
     blob::{pattern, Aligned},
-    cachefilesd::{drop_pages, Counters, Keeper},
-    claim::only_file_is_marked,
+    cachefilesd::{drop_pages, Keeper},
     group,
-    kernel::{drop_caches, run},
-    ktap::{in_ci, Skip},
-    lab::{eventually, Cache, Lab},
+    kernel::drop_caches,
+    lab::{Cache, Lab},
     mapping::Mapping,
     remote::{Client, Kind, Remote},
-    trace::traced,
 };
-use anyhow::{ensure, Context, Result};
-use rustix::mount::MountFlags;
+use anyhow::{Context, Result};
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
+    path::PathBuf,
 };
 
 group!("netfs_writes":
@@ -44,13 +37,6 @@ group!("netfs_writes":
     nfs_mapped_and_cut,
     ninep_direct_and_cached,
     nfs_direct_and_cached,
-    ninep_pinned_after_the_last_close,
-    ninep_pinned_at_exit,
-    ninep_pinned_under_pressure,
-    ninep_pinned_and_removed,
-    ninep_pinned_for_longer_than_the_lru,
-    ninep_pinned_when_unmounted,
-    ninep_power_fails_while_open,
 );
 
 /// Ends within a page.
@@ -324,279 +310,4 @@ fn ninep_direct_and_cached(lab: &Lab) -> Result<()> {
 
 fn nfs_direct_and_cached(lab: &Lab) -> Result<()> {
     direct_and_cached(lab, Mode::Nfs)
-}
-
-/// The one cookie there is: its users and its state, of /proc/fs/fscache/cookies.
-fn cookie() -> Result<(u32, char)> {
-    let text = fs::read_to_string("/proc/fs/fscache/cookies")?;
-    let mut lines = text.lines().skip(2);
-    let fields: Vec<&str> = lines
-        .next()
-        .context("no cookie")?
-        .split_whitespace()
-        .collect();
-    ensure!(lines.next().is_none(), "more than one cookie:\n{text}");
-    let [_, _, _, users, _, state, ..] = fields[..] else {
-        anyhow::bail!("{text}");
-    };
-    Ok((
-        users.parse()?,
-        state.chars().next().context("a cookie without a state")?,
-    ))
-}
-
-/// Nobody has the file open, and nothing has been written to the cache, but the cookie is in use.
-fn expect_pinned(before: &Counters) -> Result<()> {
-    let (users, state) = cookie()?;
-    ensure!(
-        (users, state) == (1, 'A'),
-        "the cookie has {users} users, and is in the state {state}"
-    );
-    let written = Counters::now()?.since(before).get("IO.wr");
-    ensure!(written == 0, "{written} writes to the cache already");
-    Ok(())
-}
-
-/// Writes the dirty pages, after which nobody uses the cookie.
-fn unpin() -> Result<()> {
-    settle()?;
-    eventually("the cookie is unpinned", || {
-        cookie().is_ok_and(|(users, _)| users == 0)
-    })
-}
-
-/// The kernel writes nothing by itself for a quarter of an hour while this lives.
-struct NoWriteback(Vec<(PathBuf, String)>);
-
-impl NoWriteback {
-    fn begin() -> Result<NoWriteback> {
-        let mut before = NoWriteback(vec![]);
-        // Without an interval everything is written at once.
-        for name in ["dirty_expire_centisecs", "dirty_writeback_centisecs"] {
-            let path = Path::new("/proc/sys/vm").join(name);
-            let value = fs::read_to_string(&path)?;
-            fs::write(&path, "90000")?;
-            before.0.push((path, value));
-        }
-        Ok(before)
-    }
-}
-
-impl Drop for NoWriteback {
-    fn drop(&mut self) {
-        for (path, value) in &self.0 {
-            if let Err(error) = fs::write(path, value) {
-                crate::lab::cleanup_failed(&format!("{}: {error}", path.display()));
-            }
-        }
-    }
-}
-
-/// A 9P server with a file, nothing of which is cached.
-struct Pinned {
-    _no_writeback: NoWriteback,
-    client: Client,
-    remote: Remote,
-    keeper: Keeper,
-    cache: Cache,
-    image: Vec<u8>,
-    before: Counters,
-}
-
-impl Pinned {
-    /// What is read is to be stored by writeback, which does not happen by itself.  The file is closed
-    /// again.
-    fn new(lab: &Lab) -> Result<Pinned> {
-        let no_writeback = NoWriteback::begin()?;
-        let cache = lab.cache_of(64)?;
-        let remote = Remote::new(lab, Kind::NineP)?;
-        let image = content(1, SIZE);
-        publish(&remote, "file", &image)?;
-        rustix::fs::sync();
-        let keeper = Keeper::plain(cache.dir())?;
-        let client = remote.mount()?;
-        let before = Counters::now()?;
-        check(&client.path("file"), &image)?;
-        Ok(Pinned {
-            _no_writeback: no_writeback,
-            client,
-            remote,
-            keeper,
-            cache,
-            image,
-            before,
-        })
-    }
-
-    /// What was written at last is in the cache, and the right thing comes after another mount.
-    fn expect_cached(mut self) -> Result<()> {
-        drop_pages()?;
-        let path = self.client.path("file");
-        served(self.image.len(), || check(&path, &self.image))?;
-        settle()?;
-        check(&self.remote.path("file"), &self.image).context("on the server")?;
-        self.client.unmount()?;
-        self.client = self.remote.mount()?;
-        check(&self.client.path("file"), &self.image).context("after another mount")
-    }
-}
-
-/// Pages that are to be stored keep the cookie in use when the file is closed.
-fn ninep_pinned_after_the_last_close(lab: &Lab) -> Result<()> {
-    let scene = Pinned::new(lab)?;
-    expect_pinned(&scene.before)?;
-    unpin()?;
-    scene.expect_cached()
-}
-
-/// A process is killed that has written through memory: its pages are written as it goes, when it has
-/// no files any more, and the cookie waits for them.
-fn ninep_pinned_at_exit(lab: &Lab) -> Result<()> {
-    let mut scene = Pinned::new(lab)?;
-    unpin()?;
-    let path = scene.client.path("file");
-    let mut mapping = Mapping::new(&path, SIZE)?;
-    mapping.fill(77, 3 * PAGE + 5, 20 * PAGE)?;
-    scene.image[3 * PAGE + 5..23 * PAGE + 5].fill(77);
-    mapping.kill()?;
-    let (users, state) = cookie()?;
-    ensure!(
-        (users, state) == (1, 'A'),
-        "the cookie has {users} users, and is in the state {state}"
-    );
-    unpin()?;
-    check(&scene.remote.path("file"), &scene.image).context("on the server")?;
-    scene.expect_cached()
-}
-
-/// The kernel gives back what memory it can: the inode stays for as long as pages of it are dirty, and
-/// the cookie with it.
-fn ninep_pinned_under_pressure(lab: &Lab) -> Result<()> {
-    let scene = Pinned::new(lab)?;
-    for what in ["2", "1", "3"] {
-        run("sysctl", &["-q", &format!("vm.drop_caches={what}")])?;
-    }
-    expect_pinned(&scene.before)?;
-    unpin()?;
-    scene.expect_cached()
-}
-
-/// The file goes, and with it the inode, with dirty pages that nobody wants any more.
-fn ninep_pinned_and_removed(lab: &Lab) -> Result<()> {
-    let mut scene = Pinned::new(lab)?;
-    expect_pinned(&scene.before)?;
-    fs::remove_file(scene.client.path("file"))?;
-    settle()?;
-    eventually("the cookie is gone", || {
-        Counters::now().is_ok_and(|now| now.get("Cookies.n") == 0)
-    })?;
-    // The name can be used again, and what is behind it is cached.
-    scene.image = content(2, SIZE);
-    publish(&scene.remote, "file", &scene.image)?;
-    scene.client.unmount()?;
-    scene.client = scene.remote.mount()?;
-    check(&scene.client.path("file"), &scene.image)?;
-    settle()?;
-    scene.expect_cached()
-}
-
-/// FS-Cache takes cookies out of service that nobody has used for ten seconds, but not this one; and it
-/// takes this one too, once it is unpinned.
-fn ninep_pinned_for_longer_than_the_lru(lab: &Lab) -> Result<()> {
-    if !in_ci() {
-        return Err(Skip("it takes half a minute; CI=true".to_owned()).into());
-    }
-    let scene = Pinned::new(lab)?;
-    thread::sleep(Duration::from_secs(12));
-    expect_pinned(&scene.before)?;
-    unpin()?;
-    thread::sleep(Duration::from_secs(10));
-    eventually("the cookie is out of service", || {
-        cookie().is_ok_and(|(_, state)| state == '-')
-    })?;
-    scene.expect_cached()
-}
-
-/// A mount goes with pages that are still to be stored: it stores them first.
-fn ninep_pinned_when_unmounted(lab: &Lab) -> Result<()> {
-    let mut scene = Pinned::new(lab)?;
-    expect_pinned(&scene.before)?;
-    scene.client.unmount()?;
-    let written = Counters::now()?.since(&scene.before).get("IO.wr");
-    ensure!(written > 0, "nothing was written to the cache");
-    scene.client = scene.remote.mount()?;
-    scene.expect_cached()
-}
-
-/// Copies the disk of a cache as it is.
-fn snapshot(from: &Backing) -> Result<String> {
-    let to = ram_disk(2)?;
-    let (input, output) = (format!("if={}", from.device()), format!("of={to}"));
-    let options = [
-        "bs=1M",
-        "count=64",
-        "iflag=direct",
-        "oflag=direct",
-        "status=none",
-    ];
-    run(
-        "dd",
-        &[&[input.as_str(), output.as_str()], &options[..]].concat(),
-    )?;
-    Ok(to)
-}
-
-/// A file that is open for writing is marked on the disk.  If the power fails then, what the cache has
-/// of it is not used; if not, the mark goes with the last user.
-fn ninep_power_fails_while_open(lab: &Lab) -> Result<()> {
-    let mut scene = Pinned::new(lab)?;
-    scene.client.unmount()?;
-    let cache = scene.cache.dir().to_owned();
-    let marked = |wanted| {
-        eventually("the file's mark", || {
-            only_file_is_marked(&cache).is_ok_and(|marked| marked == wanted)
-        })
-        .with_context(|| format!("shall be: {wanted}"))
-    };
-    marked(false)?;
-    scene.client = scene.remote.mount()?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(scene.client.path("file"))?;
-    marked(true)?;
-    let before = scene.remote.path("file").metadata()?.modified()?;
-    file.write_all_at(&[88; 3 * PAGE], 5 * PAGE as u64)?;
-    scene.image[5 * PAGE..8 * PAGE].fill(88);
-    file.sync_all()?;
-    settle()?;
-    let disk = snapshot(&scene.cache.fs)?;
-    drop(file);
-    check(&scene.remote.path("file"), &scene.image).context("on the server")?;
-    scene.client.unmount()?;
-    marked(false).context("after the last user")?;
-    scene.keeper.stop()?;
-    // The disk when the power failed.  All but the mark says that it has what the server has.
-    let after = Backing::mount(lab.base(), &disk, "ext4", MountFlags::empty(), "")?;
-    ensure!(
-        only_file_is_marked(after.dir())?,
-        "the mark was not on the disk"
-    );
-    let file = File::options()
-        .write(true)
-        .open(scene.remote.path("file"))?;
-    file.set_modified(before)?;
-    drop(file);
-    let mut keeper = Keeper::plain(after.dir())?;
-    scene.client = scene.remote.mount()?;
-    let trace = traced(|| {
-        let moved = moved(|| check(&scene.client.path("file"), &scene.image))?;
-        ensure!(moved.get("IO.rd") == 0, "the cache was used: {moved:?}");
-        settle()
-    })?;
-    let refused =
-        |line: &String| line.contains("cachefiles_coherency: ") && line.contains("BAD dirt");
-    ensure!(trace.iter().any(refused), "not refused: {trace:?}");
-    scene.client.unmount()?;
-    keeper.stop()
 }
