@@ -6,7 +6,7 @@
 use crate::{
     blob::{Aligned, Blob},
     daemon::{Blobs, Daemon, Manner},
-    fault::each_allocation,
+    fault::{each_allocation, Fault},
     image::{Image, BLOCK},
     lab::{eventually, free_device, Lab},
     mount::{try_mount, Mount},
@@ -169,4 +169,19 @@ pub fn bytes(block: u32, len: usize) -> Aligned {
     let mut bytes = Aligned::new(len);
     crate::blob::pattern(stage::SEED, u64::from(block) * BLOCK, &mut bytes);
     bytes
+}
+
+/// An operation that failed must have said so with an errno that a lack of memory can have; one
+/// that nothing failed in must have worked.
+pub fn told<T>(fault: &Fault, got: io::Result<T>) -> Result<Option<T>> {
+    match got {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            ensure!(fault.hit(), "failed although there was memory: {error}");
+            // The file system says EIO where it cannot read for want of memory.
+            let good = matches!(errno(&error), Some(Errno::NOMEM | Errno::IO));
+            ensure!(good, "the error was {error}");
+            Ok(None)
+        }
+    }
 }

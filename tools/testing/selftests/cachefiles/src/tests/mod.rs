@@ -21,6 +21,7 @@ mod failure;
 mod faults_disk;
 mod faults_injection;
 mod faults_memory;
+mod faults_requests;
 mod faults_scene;
 mod fuzz;
 mod image;
@@ -83,6 +84,7 @@ pub const GROUPS: &[&Group] = &[
     &netfs_stress::GROUP,
     &secctx::GROUP,
     &faults_memory::GROUP,
+    &faults_requests::GROUP,
     &faults_disk::GROUP,
     &faults_injection::GROUP,
     &cycle::GROUP,
@@ -205,6 +207,11 @@ pub const IN_V5: &[InV5] = &[
             "first_open_of_a_volume",
             "cull",
         ],
+        long: true,
+    },
+    InV5 {
+        group: &faults_requests::GROUP,
+        without: &[],
         long: true,
     },
     InV5 {
