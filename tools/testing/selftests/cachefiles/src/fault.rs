@@ -15,8 +15,9 @@ use rustix::{
 };
 use std::{
     fs::{self, File, OpenOptions},
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::Path,
+    sync::OnceLock,
 };
 
 /// What is asked for.
@@ -68,6 +69,9 @@ impl Switches {
             count_all_but_checkers()?;
             fs::write(dir.join("cache-filter"), "1")?;
         }
+        let (from, to) = bookkeeper()?;
+        fs::write(dir.join("reject-start"), from)?;
+        fs::write(dir.join("reject-end"), to)?;
         let open = |name: &str| {
             let path = dir.join(name);
             let file = OpenOptions::new().write(true).open(&path);
@@ -220,15 +224,57 @@ fn allocate_once() -> Result<(), Errno> {
     access("", Access::EXISTS)
 }
 
+/// Where the kernel's code begins and ends that makes room to count a slab's memory.  It has no other
+/// answer to a failure than a warning, and what it asks for is nobody's.
+fn bookkeeper() -> Result<(&'static str, &'static str)> {
+    static FOUND: OnceLock<(String, String)> = OnceLock::new();
+    let (from, to) = match FOUND.get() {
+        Some(found) => found,
+        None => {
+            let found = text_of("alloc_slab_obj_exts")?;
+            FOUND.get_or_init(|| found.unwrap_or(("0".to_owned(), "0".to_owned())))
+        }
+    };
+    Ok((from, to))
+}
+
+/// Where this function of the kernel begins, and the next one; `None` if there is no such function.
+fn text_of(function: &str) -> Result<Option<(String, String)>> {
+    restricted(|| {
+        // They come in the order of their addresses, and there are many.
+        let mut from = None;
+        for line in BufReader::new(File::open("/proc/kallsyms")?).lines() {
+            let line = line?;
+            let mut words = line.split_whitespace();
+            let at = address(words.next().unwrap_or_default())?;
+            match from {
+                Some(from) if at > from => {
+                    return Ok(Some((format!("{from:#x}"), format!("{at:#x}"))));
+                }
+                None if words.nth(1) == Some(function) => from = Some(at),
+                _ => {}
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// Reads where things are in memory, which otherwise not even root sees.
+fn restricted<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    const SWITCH: &str = "/proc/sys/kernel/kptr_restrict";
+    let before = fs::read_to_string(SWITCH)?;
+    fs::write(SWITCH, "1")?;
+    let result = read();
+    fs::write(SWITCH, before.trim())?;
+    result
+}
+
 /// Where the module's code begins and ends.
 fn module_text() -> Result<(String, String)> {
     let start = fs::read_to_string("/sys/module/cachefiles/sections/.text")?;
     let start = address(start.trim())?;
-    let before = fs::read_to_string(RESTRICT)?;
-    fs::write(RESTRICT, "1")?;
-    let areas = fs::read_to_string("/proc/vmallocinfo");
-    fs::write(RESTRICT, before.trim())?;
-    for line in areas?.lines() {
+    let areas = restricted(|| Ok(fs::read_to_string("/proc/vmallocinfo")?))?;
+    for line in areas.lines() {
         let area = line.split_whitespace().next().unwrap_or_default();
         let Some((from, to)) = area.split_once('-') else {
             continue;
@@ -240,9 +286,6 @@ fn module_text() -> Result<(String, String)> {
     }
     anyhow::bail!("no area of memory has the module's code, {start:#x}")
 }
-
-/// Without it root sees no addresses in /proc/vmallocinfo.
-const RESTRICT: &str = "/proc/sys/kernel/kptr_restrict";
 
 fn address(text: &str) -> Result<u64> {
     u64::from_str_radix(text.trim_start_matches("0x"), 16)

@@ -131,8 +131,12 @@ fn reopen_with_another_size(lab: &Lab) -> Result<()> {
     recovers(&hand, read_block(&mount.file(), 3), 3)?;
     let reader = read_block(&mount.file(), 9);
     let blob = hand.open()?;
+    let log = Kmsg::from_now()?;
     hand.device()?.open_reply(blob.msg_id, Ok(2 * SIZE))?;
     expect_error(hand.until_done(reader)?, Errno::IO, "a reader")?;
+    let said = log.of_module()?;
+    let sizes = format!("with {} bytes, not {SIZE}", 2 * SIZE);
+    ensure!(said.iter().any(|line| line.contains(&sizes)), "{said:?}");
     mount.unmount()?;
     hand.until_told_to_close(blob.object_id)
 }

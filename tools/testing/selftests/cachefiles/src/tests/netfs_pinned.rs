@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     backing::{ram_disk, Backing},
-    cachefilesd::{drop_pages, CookieLine, Counters, Keeper},
+    cachefilesd::{at_rest, drop_pages, CookieLine, Counters, Keeper},
     claim::only_file_is_marked,
     group,
     kernel::run,
@@ -129,6 +129,8 @@ impl Pinned {
         let client = remote.mount()?;
         let before = Counters::now()?;
         check(&client.path("file"), &image)?;
+        // The lookup goes on in the background.
+        at_rest()?;
         Ok(Pinned {
             _no_writeback: no_writeback,
             client,
