@@ -294,7 +294,14 @@ impl RequestTable {
             };
             (request, end, reads_end)
         };
-        if !reads_end.is_empty() {
+        if end == OpenEnd::OtherSize {
+            log::warn_limited!(
+                "object {:x}: the daemon opens it again with {} bytes, not {}; its reads fail",
+                request.object.debug_id,
+                size.unwrap_or(0),
+                request.object.store.size()
+            );
+        } else if !reads_end.is_empty() {
             log::warn_limited!(
                 "object {:x}: the daemon did not reopen it; its reads fail",
                 request.object.debug_id
