@@ -334,7 +334,7 @@ fn cve_2024_56549(lab: &Lab) -> Result<()> {
         let seeker = Again::and_again(move || drop(fd.seek(SeekFrom::Data(0))));
         thread::sleep(Duration::from_micros(u64::from(round % 8) * 300));
         mount.unmount()?;
-        eventually("the object is gone", || {
+        hand.until("the object is gone", || {
             object.write_at(&bytes(0, BLOCK), 0).is_err()
         })?;
         drop((writer, seeker));

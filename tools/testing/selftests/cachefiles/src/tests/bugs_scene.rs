@@ -8,7 +8,7 @@
 use crate::{
     blob::{pattern, Aligned, Blob},
     image::{Image, BLOCK},
-    lab::{free_device, Cache, Lab},
+    lab::{eventually, free_device, Cache, Lab},
     mount::{try_mount, Mount},
     patience::{patiently, within, SOON},
     protocol::spoken,
@@ -331,6 +331,16 @@ impl Hand {
             }),
             other => bail!("expected a READ, got {other:?}"),
         }
+    }
+
+    /// Serves until something has come about, which must be soon.  An object of C's goes, and its file
+    /// gets its name, when its CLOSE is read.
+    pub fn until(&self, what: &str, mut happened: impl FnMut() -> bool) -> Result<()> {
+        eventually(what, || {
+            // A failed request is what others learn of.
+            let _ = self.turn();
+            happened()
+        })
     }
 
     /// Serves until the daemon is told to close the fd of this number, which must be soon.

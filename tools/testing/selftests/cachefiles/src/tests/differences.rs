@@ -249,7 +249,7 @@ fn filled(lab: &Lab) -> Result<(Cache, Arc<Hand>, PathBuf)> {
     expect_data(hand.until_done(read_block(&mount.file(), 0))?, 0)?;
     mount.unmount()?;
     let file = layout::file(cache.dir(), "erofs,meta", b"blob")?;
-    eventually("the cache file has its name", || file.exists())?;
+    hand.until("the cache file has its name", || file.exists())?;
     Ok((cache, hand, file))
 }
 
@@ -286,7 +286,7 @@ fn file_without_its_attribute(lab: &Lab) -> Result<()> {
             let mount = hand.mount(lab, "meta")?;
             expect_data(hand.until_done(read_block(&mount.file(), 0))?, 0)?;
             mount.unmount()?;
-            eventually("the cache file has its name", || file.exists())?;
+            hand.until("the cache file has its name", || file.exists())?;
         }
     }
     Ok(())
@@ -307,7 +307,7 @@ fn attribute_that_cannot_be_set(lab: &Lab) -> Result<()> {
     let mut failures = 0;
     // The image's file and the blob's; C does not come to the second one's name for certain.
     let some = if lab.is_peer() { 1 } else { 2 };
-    eventually("the attributes could not be set", || {
+    hand.until("the attributes could not be set", || {
         let said = log.of_module().unwrap_or_default();
         failures += said.iter().filter(|line| line.contains("-28")).count();
         failures >= some
@@ -315,13 +315,13 @@ fn attribute_that_cannot_be_set(lab: &Lab) -> Result<()> {
     drop(injection);
     if lab.is_peer() {
         expect_error(hand.device()?.restore(), Errno::IO, "C's cache is dead")?;
-        return eventually("C names the file", || file.exists());
+        return hand.until("C names the file", || file.exists());
     }
     ensure!(!file.exists(), "a file without its attribute has a name");
     let mount = hand.mount(lab, "meta").context("after ENOSPC")?;
     expect_data(hand.until_done(read_block(&mount.file(), 0))?, 0)?;
     mount.unmount()?;
-    eventually("the cache file has its name", || file.exists())
+    hand.until("the cache file has its name", || file.exists())
 }
 
 /// Somebody cuts a cache file short while it is mounted: what is missing is asked for, never read
