@@ -8,7 +8,7 @@
 //! `reqs_lock`. How an object's fd lives is in `state.rs`; never here: a request's memory, its id,
 //! or who waits for it.
 
-use super::state::{Answered, ObjectId, OpeningFd, Released, State, WantOpen, WantRead};
+use super::state::{Answered, ObjectId, Released, Reply, State, WantOpen, WantRead};
 
 /// What the daemon is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -146,7 +146,7 @@ pub fn wants_close(dead: bool, object: &State, fd: ObjectId) -> bool {
 /// A request that was to be stored could not be, or it ends without an answer.
 pub fn abandon(ask: &Ask, object: &mut State) {
     if let Ask::Open { .. } = ask {
-        object.answer_open(false);
+        object.answer_open(Reply::Refused);
     }
 }
 
@@ -196,29 +196,12 @@ pub fn answer_open(ask: &Ask, object: &mut State, size: Option<u64>) -> Option<(
     if !object.may_answer_open() {
         return None;
     }
-    let end = match (size, known_size) {
-        (Some(size), Some(known)) if size != known => OpenEnd::OtherSize,
-        (Some(size), _) => OpenEnd::Opened(size),
-        (None, _) => OpenEnd::Refused,
+    let (end, reply) = match (size, known_size) {
+        (Some(size), Some(known)) if size != known => (OpenEnd::OtherSize, Reply::OtherSize),
+        (Some(size), _) => (OpenEnd::Opened(size), Reply::Accepted),
+        (None, _) => (OpenEnd::Refused, Reply::Refused),
     };
-    let held = matches!(
-        object,
-        State::Opening {
-            fd: OpeningFd::Held(_),
-            ..
-        }
-    );
-    let answered = if end == OpenEnd::OtherSize && held {
-        // The daemon takes it for accepted, and will not close the fd before it is told to.
-        object.expire_open();
-        Answered::Failed {
-            again: true,
-            fd_gone: false,
-        }
-    } else {
-        object.answer_open(size.is_some())
-    };
-    match answered {
+    match object.answer_open(reply) {
         Answered::Open => Some((end, false)),
         Answered::Gone(fd) => Some((OpenEnd::ObjectGone(fd), false)),
         Answered::Failed { again, fd_gone } => {

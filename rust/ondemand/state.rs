@@ -68,6 +68,17 @@ pub enum WantRead {
     Never,
 }
 
+/// What the daemon says when it is asked to open an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It serves the object.
+    Accepted,
+    /// It serves something of another size than before, which it takes for the object.
+    OtherSize,
+    /// It does not serve the object; or nothing, and nobody waits for it any more.
+    Refused,
+}
+
 /// What an answer to an OPEN request means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {
@@ -189,19 +200,19 @@ impl State {
         )
     }
 
-    /// The OPEN request is over: the daemon has accepted the object or refused it, or nobody waits
-    /// for it any more.
-    pub fn answer_open(&mut self, accepted: bool) -> Answered {
+    /// The OPEN request is over.
+    pub fn answer_open(&mut self, reply: Reply) -> Answered {
+        // Whoever refuses an object closes its fd by itself; all others have to be told.
+        let refused = reply == Reply::Refused;
         let (again, fd) = match *self {
             State::Opening { again, fd } => (again, fd),
-            State::Orphaned(fd) if accepted => {
-                *self = State::Dropped(Some(fd));
-                return Answered::Gone(fd);
-            }
-            State::Orphaned(_) => {
-                // Whoever refuses an object closes its fd by itself.
+            State::Orphaned(_) if refused => {
                 *self = State::Dropped(None);
                 return UNHEARD;
+            }
+            State::Orphaned(fd) => {
+                *self = State::Dropped(Some(fd));
+                return Answered::Gone(fd);
             }
             State::Closed
             | State::Open(_)
@@ -211,25 +222,24 @@ impl State {
                 return UNHEARD;
             }
         };
-        match (fd, accepted) {
-            (OpeningFd::Held(id), true) => {
-                *self = State::Open(id);
-                Answered::Open
-            }
-            (OpeningFd::Held(id), false) => {
-                *self = State::Refused(id);
-                Answered::Failed {
-                    again,
-                    fd_gone: false,
-                }
-            }
-            (OpeningFd::None | OpeningFd::Closed, _) => {
-                *self = State::Closed;
-                Answered::Failed {
-                    again,
-                    fd_gone: accepted,
-                }
-            }
+        let OpeningFd::Held(id) = fd else {
+            *self = State::Closed;
+            return Answered::Failed {
+                again,
+                fd_gone: !refused,
+            };
+        };
+        *self = match reply {
+            Reply::Accepted => State::Open(id),
+            Reply::OtherSize => State::Late(id),
+            Reply::Refused => State::Refused(id),
+        };
+        match reply {
+            Reply::Accepted => Answered::Open,
+            Reply::OtherSize | Reply::Refused => Answered::Failed {
+                again,
+                fd_gone: false,
+            },
         }
     }
 
