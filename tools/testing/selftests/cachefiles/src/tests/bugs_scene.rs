@@ -345,17 +345,10 @@ impl Hand {
 
     /// Serves until the daemon is told to close the fd of this number, which must be soon.
     pub fn until_told_to_close(&self, fd: u32) -> Result<()> {
-        let deadline = Instant::now() + *SOON;
-        while !lock(&self.left)
-            .iter()
-            .any(|request| matches!(request, Request::Close { object_id, .. } if *object_id == fd))
-        {
-            ensure!(Instant::now() < deadline, "no CLOSE of {fd} came");
-            if !self.turn()? {
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
-        Ok(())
+        let told = |request: &Request| matches!(request, Request::Close { object_id, .. } if *object_id == fd);
+        self.until(&format!("a CLOSE of {fd}"), || {
+            lock(&self.left).iter().any(told)
+        })
     }
 
     /// Serves until a thread has ended, which must be soon.

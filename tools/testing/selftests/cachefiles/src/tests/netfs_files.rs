@@ -18,6 +18,8 @@ use std::{fs::File, os::unix::fs::FileExt, path::Path, thread, time::Duration};
 
 /// A page, and a block of the cache.
 pub const PAGE: usize = 4096;
+/// The size of a file that ends within a page.
+pub const ODD_SIZE: usize = 40 * PAGE + 1234;
 
 /// Gives the server a file.
 pub fn publish(remote: &Remote, name: &str, bytes: &[u8]) -> Result<()> {

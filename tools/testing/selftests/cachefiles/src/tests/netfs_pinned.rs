@@ -4,7 +4,7 @@
 //! the mark on the disk.  With 9P, which stores by writeback what it has read.
 
 use super::{
-    netfs_files::{moved, publish, served, settle, PAGE},
+    netfs_files::{moved, publish, served, settle, ODD_SIZE, PAGE},
     netfs_scene::{check, content},
 };
 use crate::{
@@ -38,9 +38,6 @@ group!("netfs_pinned":
     unmounted,
     power_fails_while_open,
 );
-
-/// Ends within a page.
-const SIZE: usize = 40 * PAGE + 1234;
 
 /// The one cookie there is.
 fn cookie() -> Result<CookieLine> {
@@ -122,7 +119,7 @@ impl Pinned {
         let no_writeback = NoWriteback::begin()?;
         let cache = lab.cache_of(64)?;
         let remote = Remote::new(lab, Kind::NineP)?;
-        let image = content(1, SIZE);
+        let image = content(1, ODD_SIZE);
         publish(&remote, "file", &image)?;
         rustix::fs::sync();
         let keeper = Keeper::plain(cache.dir())?;
@@ -169,7 +166,7 @@ fn at_exit(lab: &Lab) -> Result<()> {
     let mut scene = Pinned::new(lab)?;
     unpin()?;
     let path = scene.client.path("file");
-    let mut mapping = Mapping::new(&path, SIZE)?;
+    let mut mapping = Mapping::new(&path, ODD_SIZE)?;
     mapping.fill(77, 3 * PAGE + 5, 20 * PAGE)?;
     scene.image[3 * PAGE + 5..23 * PAGE + 5].fill(77);
     mapping.kill()?;
@@ -201,7 +198,7 @@ fn removed(lab: &Lab) -> Result<()> {
         Counters::now().is_ok_and(|now| now.get("Cookies.n") == 0)
     })?;
     // The name can be used again, and what is behind it is cached.
-    scene.image = content(2, SIZE);
+    scene.image = content(2, ODD_SIZE);
     publish(&scene.remote, "file", &scene.image)?;
     scene.client.unmount()?;
     scene.client = scene.remote.mount()?;

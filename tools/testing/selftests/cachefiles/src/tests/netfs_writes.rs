@@ -5,7 +5,7 @@
 //! serves later.
 
 use super::{
-    netfs_files::{check_both, check_part, publish, same, served, settle, PAGE},
+    netfs_files::{check_both, check_part, publish, same, served, settle, ODD_SIZE, PAGE},
     netfs_scene::{check, content},
 };
 use crate::{
@@ -38,9 +38,6 @@ group!("netfs_writes":
     ninep_direct_and_cached,
     nfs_direct_and_cached,
 );
-
-/// Ends within a page.
-const SIZE: usize = 40 * PAGE + 1234;
 
 /// A server with a file, of which the client has read everything, so that all is cached.  What is
 /// declared first goes first.
@@ -84,7 +81,7 @@ impl Scene {
     fn new(lab: &Lab, mode: Mode) -> Result<Scene> {
         let cache = lab.cache()?;
         let remote = Remote::new(lab, mode.kind())?;
-        let image = content(1, SIZE);
+        let image = content(1, ODD_SIZE);
         publish(&remote, "file", &image)?;
         let keeper = Keeper::plain(cache.dir())?;
         let client = mode.mount(&remote)?;
@@ -122,7 +119,7 @@ impl Scene {
         self.fill(mapping, byte, 100, 200)?;
         self.fill(mapping, byte + 1, 3 * PAGE + 10, 9000)?;
         self.fill(mapping, byte + 2, 20 * PAGE, PAGE)?;
-        self.fill(mapping, byte + 3, SIZE - 50, 50)
+        self.fill(mapping, byte + 3, ODD_SIZE - 50, 50)
     }
 
     /// The image is what the client reads, from memory and without; what the server has; and what the
@@ -170,7 +167,7 @@ impl Scene {
 
 fn mapped_and_synced(lab: &Lab, mode: Mode) -> Result<()> {
     let mut scene = Scene::new(lab, mode)?;
-    let mut mapping = Mapping::new(&scene.path(), SIZE)?;
+    let mut mapping = Mapping::new(&scene.path(), ODD_SIZE)?;
     for byte in [10, 20] {
         scene.scribble(&mut mapping, byte)?;
         mapping.sync()?;
@@ -202,7 +199,7 @@ fn mapped_and_ended(
     end: impl FnOnce(&mut Mapping) -> Result<()>,
 ) -> Result<()> {
     let mut scene = Scene::new(lab, mode)?;
-    let mut mapping = Mapping::new(&scene.path(), SIZE)?;
+    let mut mapping = Mapping::new(&scene.path(), ODD_SIZE)?;
     scene.scribble(&mut mapping, 30)?;
     end(&mut mapping)?;
     check(&scene.path(), &scene.image)?;
@@ -234,11 +231,11 @@ fn nfs_mapped_and_killed(lab: &Lab) -> Result<()> {
 /// back, and what is written afterwards is there.
 fn mapped_and_cut(lab: &Lab, mode: Mode) -> Result<()> {
     let mut scene = Scene::new(lab, mode)?;
-    let mut mapping = Mapping::new(&scene.path(), SIZE)?;
+    let mut mapping = Mapping::new(&scene.path(), ODD_SIZE)?;
     for (byte, shorter, longer) in [
-        (40, 30 * PAGE + 5, SIZE),
+        (40, 30 * PAGE + 5, ODD_SIZE),
         (50, 4 * PAGE, 25 * PAGE + 7),
-        (60, 5000, SIZE),
+        (60, 5000, ODD_SIZE),
     ] {
         scene.fill(&mut mapping, byte, 0, 4 * PAGE + 3)?;
         scene.fill(&mut mapping, byte + 1, 20 * PAGE + 1, 4 * PAGE)?;
