@@ -21,7 +21,7 @@ check:	## all tests; T=name runs one selftest, T=name:subtest a part of it
 	@scripts/check $(strip $(T))
 
 check-debug: ## the kselftests on a kernel that finds memory and locking bugs
-	@FLAVOUR=debug scripts/check $(strip $(T))
+	@FLAVOUR=$${FLAVOUR:-debug} scripts/check $(strip $(T))
 
 check-power: ## CUTS=20 power cuts of the VM while it fills a cache; SEED=number
 	@CUTS=$${CUTS:-20} scripts/check power_cut
