@@ -28,8 +28,9 @@ impl RequestTable {
     /// Gives the daemon the next request, in turn, and returns the message's length; 0 if there is
     /// none (`cachefiles_ondemand_daemon_read()`).
     ///
-    /// `EMSGSIZE` if the message does not fit and `EFAULT` if it cannot be copied: the request is
-    /// then as new as before, and no fd was made. `keep` is held by a new anonymous fd.
+    /// `EMSGSIZE` if the message does not fit, `EFAULT` if it cannot be copied, `EMFILE`, `ENFILE` or
+    /// `ENOMEM` if no fd can be made: the request is then as new as before, and no fd was made.
+    /// `keep` is held by a new anonymous fd.
     pub(crate) fn deliver(
         self: &Arc<Self>,
         layout: Layout,
@@ -81,11 +82,11 @@ impl RequestTable {
         Ok(Some(picked))
     }
 
-    /// Makes a picked request new again, unless it is over.
+    /// Makes a picked request new again, unless it is over. Its turn has been: one for which there
+    /// is no fd, again and again, does not hold up those that could be delivered.
     fn put_back(&self, picked: &Picked) {
-        let mut table = self.lock().lock();
+        let table = self.lock().lock();
         if self.holds(&table, picked.id, &picked.request) {
-            table.next_delivery = picked.id;
             self.reqs.mark(picked.id);
         }
         drop(table);

@@ -13,7 +13,7 @@ use anyhow::{bail, Context, Result};
 use cachefiles_client::{Layout, Request};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use rustix::event::{poll, PollFd, PollFlags};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tracing::{debug, error, info, warn};
 
@@ -26,6 +26,12 @@ const BATCH: usize = 64;
 
 /// How many reads of the device may fail in a row before the device counts as lost.
 const PATIENCE: u32 = 100;
+
+/// How long an OPEN for which there was no descriptor is left alone.
+const RETRY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
 
 /// The signals that mean something to us, as a file descriptor.
 pub struct Signals(SignalFd);
@@ -73,13 +79,19 @@ impl Dispatcher {
     /// Serves until SIGTERM or SIGINT.
     pub fn run(&self) -> Result<()> {
         let mut failures = 0;
+        let mut out_of_descriptors = false;
         loop {
             // Level-triggered, so a request that came before the first wait is not missed.
             let mut fds = [
                 PollFd::new(&*self.shared.device, PollFlags::IN),
                 PollFd::new(&self.signals.0, PollFlags::IN),
             ];
-            match poll(&mut fds, None) {
+            let polled = match out_of_descriptors {
+                false => poll(&mut fds, None),
+                // The device is readable all the time then, and nothing tells of a descriptor.
+                true => poll(&mut fds[1..], Some(&RETRY)),
+            };
+            match polled {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(e) => return Err(e).context("waiting for requests"),
@@ -88,8 +100,8 @@ impl Dispatcher {
             if signals && self.handle_signals()? {
                 return Ok(());
             }
-            if device {
-                self.drain(&mut failures)?;
+            if device || out_of_descriptors {
+                out_of_descriptors = self.drain(&mut failures)?;
             }
         }
     }
@@ -112,24 +124,28 @@ impl Dispatcher {
         Ok(false)
     }
 
-    /// Takes requests until there is none, or a batch of them.
-    fn drain(&self, failures: &mut u32) -> Result<()> {
+    /// Takes requests until there is none, or a batch of them.  True if there are none but OPENs for
+    /// which there is no descriptor.
+    fn drain(&self, failures: &mut u32) -> Result<bool> {
+        let mut refused = false;
         for _ in 0..BATCH {
             match self.shared.device.next_request() {
                 Ok(None) => break,
                 Ok(Some(request)) => {
-                    *failures = 0;
+                    (*failures, refused) = (0, false);
                     self.dispatch(request);
+                }
+                Err(error) if is_out_of_descriptors(&error) => {
+                    // C fails the OPEN; with ours it comes again, behind the other requests.
+                    if refused {
+                        return Ok(true);
+                    }
+                    error!(%error, "no descriptor for an OPEN: raise the limit of open files");
+                    refused = true;
                 }
                 Err(error) => {
                     *failures += 1;
-                    match Errno::from_io_error(&error) {
-                        // The kernel has failed the OPEN that found no descriptor.
-                        Some(Errno::MFILE | Errno::NFILE) => {
-                            error!(%error, "an OPEN failed: raise the limit of open files");
-                        }
-                        _ => error!(%error, "cannot read a request"),
-                    }
+                    error!(%error, "cannot read a request");
                     if *failures >= PATIENCE {
                         bail!("reading the device fails again and again; the last time: {error}");
                     }
@@ -137,7 +153,7 @@ impl Dispatcher {
                 }
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn dispatch(&self, request: Request) {
@@ -225,4 +241,12 @@ fn report(stats: &Stats, objects: usize, last: bool, file: Option<&Path>) {
     if let Err(error) = stats.report(objects, last, file) {
         error!(%error, ?file, "cannot write the counters");
     }
+}
+
+/// Whether an OPEN failed because we, or the whole system, have as many files open as we may.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }

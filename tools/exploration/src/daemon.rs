@@ -115,7 +115,9 @@ impl Table {
             world.blame(Bug::UntoldFd);
         }
         if world.holds(reading.id, reading.who) {
-            world.next_delivery = reading.id;
+            if !self.has(Rule::FailedGivesWay) {
+                world.next_delivery = reading.id;
+            }
             if let Some(entry) = &mut world.slots[reading.id] {
                 entry.new = true;
             }

@@ -73,6 +73,8 @@ rules! {
     Killable,
     /// The search goes on behind the last delivery.
     CyclicDelivery,
+    /// A delivery that has failed is not tried again before the others.
+    FailedGivesWay,
     /// An OPEN whose fd the old daemon still holds is restored, too.
     RestoreHeldOpen,
     /// An OPEN that another thread has delivered faster is new again.

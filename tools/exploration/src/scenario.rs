@@ -9,7 +9,7 @@
 use crate::invariant::Bug;
 use crate::rule::Rules;
 use crate::table::Table;
-use crate::world::{Budget, TASKS};
+use crate::world::{Budget, IDS, TASKS};
 
 /// A scenario and its name.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,8 @@ enum Cast {
     Alone,
     /// Two open objects are read, one of them again and again.
     Busy,
+    /// The same, and a request may have to wait until all ids have had their turn.
+    Failing,
 }
 
 const NONE: Budget = Budget {
@@ -162,6 +164,15 @@ pub const ALL: &[Scenario] = &[
     )
     .any_answer(),
     scenario("busy", Cast::Busy, 1, NONE),
+    scenario(
+        "busy: deliveries fail",
+        Cast::Failing,
+        1,
+        Budget {
+            faults: IDS as u8 + 1,
+            ..NONE
+        },
+    ),
 ];
 
 /// Those that take minutes.
@@ -211,20 +222,22 @@ impl Scenario {
             Cast::Lookup => [(0, true, 1), (1, true, 0), (1, false, 0)],
             Cast::Four => [(0, true, 1), (0, false, 1), (1, true, 0)],
             Cast::Alone => [(0, true, 1), (0, false, 1), (1, false, 0)],
-            Cast::Busy => [(0, false, 3), (0, false, 3), (1, false, 1)],
+            Cast::Busy | Cast::Failing => [(0, false, 3), (0, false, 3), (1, false, 1)],
         };
         Table {
             rules,
             stray: self.stray,
             threads: self.threads,
             open: match self.cast {
-                Cast::Read | Cast::Busy => [true, true],
+                Cast::Read | Cast::Busy | Cast::Failing => [true, true],
                 Cast::Mixed => [false, true],
                 Cast::Lookup | Cast::Four | Cast::Alone => [false, false],
             },
             tasks,
             patience: match self.cast {
                 Cast::Busy => TASKS as u8 - 1,
+                // The ids go round once.
+                Cast::Failing => IDS as u8 - 1,
                 _ => u8::MAX,
             },
             budget: self.budget,

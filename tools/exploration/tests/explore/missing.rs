@@ -161,6 +161,12 @@ pub const MISSING: &[Missing] = &[
         bug: Bug::Starved,
     },
     Missing {
+        rule: Rule::FailedGivesWay,
+        row: "review: an OPEN for which there is no fd holds up all READs",
+        scenario: "busy: deliveries fail",
+        bug: Bug::Starved,
+    },
+    Missing {
         rule: Rule::RestoreHeldOpen,
         row: "review: restore before the dying daemon's fd is released",
         scenario: "lookup: everything once, a successor",

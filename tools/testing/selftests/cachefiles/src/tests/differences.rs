@@ -4,7 +4,7 @@
 //! that no other case shows.  On C's module a case shows what C does.
 
 use super::{
-    bugs_scene::{served, Hand, Mounted, Scene},
+    bugs_scene::{mounting, served, Hand, Mounted, Scene},
     eviction::{bound, give_back, polled, take_space, LEVELS, NOW},
 };
 use crate::{
@@ -23,19 +23,23 @@ use crate::{
     tree,
 };
 use anyhow::{ensure, Context, Result};
-use cachefiles_client::Errno;
+use cachefiles_client::{Errno, Request};
 use rustix::{
     event::PollFlags,
     fs::{fallocate, getxattr, removexattr, setxattr, FallocateFlags, XattrFlags},
+    process::{getrlimit, setrlimit, Resource, Rlimit},
 };
 use std::{
     env,
     fs::{self, File},
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::AsRawFd,
+        unix::fs::{FileExt, MetadataExt},
+    },
     path::PathBuf,
     sync::Arc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 group!("differences":
@@ -50,6 +54,7 @@ group!("differences":
     cache_file_cut_short,
     blocks_that_were_never_written,
     range_that_is_there_in_part,
+    open_without_a_descriptor,
 );
 
 /// A moment in which something would happen if it were to.
@@ -426,4 +431,83 @@ fn range_that_is_there_in_part(lab: &Lab) -> Result<()> {
     }
     println!("{reads} READs");
     reader.join().ok().context("the reader panicked")?
+}
+
+/// No file can be opened while this lives, as all descriptors are taken.
+struct NoDescriptors(Rlimit);
+
+impl NoDescriptors {
+    fn begin() -> Result<NoDescriptors> {
+        let before = getrlimit(Resource::Nofile);
+        let next = File::open("/dev/null")?.as_raw_fd();
+        let none = Rlimit {
+            current: Some(u64::try_from(next)?),
+            ..before.clone()
+        };
+        setrlimit(Resource::Nofile, none)?;
+        Ok(NoDescriptors(before))
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        if let Err(error) = setrlimit(Resource::Nofile, self.0.clone()) {
+            crate::lab::cleanup_failed(&format!("the limit of open files: {error}"));
+        }
+    }
+}
+
+/// An OPEN for which the daemon has no descriptor stays, and does not hold up what else there is: a
+/// READ behind it is delivered.  C fails the OPEN.
+fn open_without_a_descriptor(lab: &Lab) -> Result<()> {
+    let scene = Scene::new(lab)?;
+    let (hand, blob) = (&scene.hand, &scene.blob);
+    scene.still_serves(0)?;
+    let device = hand.device()?;
+    let file = File::open(scene.mount.file())?;
+    let mount = mounting(lab, "meta2", "");
+    ensure!(device.wait(Some(*SOON))?, "no OPEN came");
+    let none = NoDescriptors::begin()?;
+    let reader = thread::spawn(move || {
+        let mut bytes = vec![0; BLOCK as usize];
+        let got = file.read_exact_at(&mut bytes, 5 * BLOCK).map(|()| bytes);
+        // The file stays open: closed, it would leave a descriptor.
+        (file, got)
+    });
+    let deadline = Instant::now() + *SOON;
+    let mut refused = 0;
+    while !reader.is_finished() {
+        ensure!(
+            Instant::now() < deadline,
+            "the OPEN was refused {refused} times, and the READ never came"
+        );
+        match device.next_request() {
+            Ok(Some(Request::Read {
+                msg_id,
+                offset,
+                len,
+                ..
+            })) => {
+                blob.object
+                    .write_all_at(&super::bugs_scene::bytes(offset, len), offset)?;
+                blob.object.complete_read(msg_id)?;
+            }
+            Ok(None) => thread::sleep(Duration::from_millis(1)),
+            Ok(other) => anyhow::bail!("not the READ: {other:?}"),
+            Err(error) => {
+                ensure!(raw::errno(&error) == Some(Errno::MFILE), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    let (_file, got) = reader.join().ok().context("the reader panicked")?;
+    expect_data(got, 5)?;
+    ensure!(refused > 0, "there was a descriptor");
+    drop(none);
+    let got = hand.until_done(mount)?;
+    if lab.is_peer() {
+        ensure!(got.is_err(), "C mounts");
+        return Ok(());
+    }
+    hand.adopt(got.context("the mount that waited")?).unmount()
 }
