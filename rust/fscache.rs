@@ -8,7 +8,7 @@ use crate::cache::{invalidate, local_write, lookup, withdraw, Cache};
 use crate::io::{occupancy, prepare, read, write};
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, VolumeCookie, VolumeLink};
-use crate::sys::fscache_ops::Backend;
+use crate::sys::fscache_ops::{Backend, Lookup};
 use crate::sys::iov_iter::IovIter;
 use crate::sys::log::Call;
 use crate::sys::netfs::{OnHole, ReadFlags, Resources, Source, Termination};
@@ -32,12 +32,16 @@ impl Backend for CacheFiles {
         cookie: &VolumeCookie<'_>,
         link: Arc<VolumeLink>,
     ) -> Result<Arc<Volume>> {
-        let volume = Volume::acquire(&cache.into(), cookie, link)?;
-        volume
-            .cache
-            .volumes
-            .lock()
-            .push(volume.clone(), GFP_KERNEL)?;
+        let missed = &cache.missed;
+        let volume = Volume::acquire(&cache.into(), cookie, link)
+            .and_then(|volume| {
+                let mut volumes = volume.cache.volumes.lock();
+                volumes.push(volume.clone(), GFP_KERNEL)?;
+                drop(volumes);
+                Ok(volume)
+            })
+            .inspect_err(|_| missed.no_volume())?;
+        volume.cache.missed.volume_made(cookie);
         Ok(volume)
     }
 
@@ -47,7 +51,7 @@ impl Backend for CacheFiles {
         link
     }
 
-    fn lookup_cookie(volume: ArcBorrow<'_, Volume>, cookie: &Cookie) -> Option<Arc<Object>> {
+    fn lookup_cookie(volume: ArcBorrow<'_, Volume>, cookie: &Cookie) -> Lookup<Object> {
         let _call = Call::enter("lookup_cookie", cookie.debug_id());
         lookup::look_up(&volume.into(), cookie)
     }

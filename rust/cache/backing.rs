@@ -32,6 +32,15 @@ pub(crate) struct CacheFile {
     pub(crate) unnamed: bool,
 }
 
+impl CacheFile {
+    /// Closes it here and now: dropped, it would be closed later, by a thread of the kernel's, and keep
+    /// its file system mounted until then. Not for who may not sleep.
+    pub(crate) fn close(self) {
+        drop(self.in_use);
+        self.file.close();
+    }
+}
+
 /// Where an object's data is.
 #[pin_data]
 pub(crate) struct Backing {
@@ -94,8 +103,20 @@ impl Backing {
     }
 
     /// Puts another file in service; returns the one there was.
-    pub(crate) fn replace(&self, file: CacheFile) -> Option<CacheFile> {
+    fn replace(&self, file: CacheFile) -> Option<CacheFile> {
         let old = self.file.lock().replace(file);
+        self.known.forget();
+        self.marked.store(false, Ordering::Relaxed);
+        old
+    }
+
+    /// Puts a file without data in service; returns the one there was.
+    pub(crate) fn replace_with_empty(&self, file: CacheFile) -> Option<CacheFile> {
+        let mut in_service = self.file.lock();
+        // Nobody who has taken the old file can take the new one for used.
+        self.trust.begin_empty();
+        let old = in_service.replace(file);
+        drop(in_service);
         self.known.forget();
         self.marked.store(false, Ordering::Relaxed);
         old
@@ -140,6 +161,20 @@ impl Backing {
         self.file.lock().as_ref().map(|open| open.file.clone())
     }
 
+    /// The file, for an operation that began after so many invalidations, if `now` says that there have
+    /// been no more.
+    pub(crate) fn file_for(&self, invalidations: u32, now: impl FnOnce() -> u32) -> Option<File> {
+        let open = self.file.lock();
+        let file = open.as_ref()?.file.clone();
+        // The count changes before the file does.
+        if now() != invalidations {
+            drop(open);
+            return None;
+        }
+        self.trust.used(invalidations);
+        Some(file)
+    }
+
     /// The file, if it is in service and has a name in the cache.
     pub(crate) fn named_file(&self) -> Option<File> {
         let open = self.file.lock();
@@ -168,11 +203,11 @@ impl Backing {
             file.read_block(start, &mut whole)?;
             let place = whole.get_mut(offset..offset + bytes.len()).ok_or(EINVAL)?;
             place.copy_from_slice(bytes);
-            return file.write_block(start, &whole);
+            return self.add_block(file, start, &whole, true);
         }
         // CAST: At most a block.
         match staging.add(block, offset, bytes, needed as usize)? {
-            Some(whole) => self.add_block(file, start, &whole),
+            Some(whole) => self.add_block(file, start, &whole, false),
             None => Ok(()),
         }
     }
@@ -184,7 +219,7 @@ impl Backing {
     /// zeros.
     fn punch(&self, file: &File, at: u64, len: u64) -> Result {
         self.known
-            .while_changing(|| inject::remove().and_then(|()| file.punch_hole(at, len)))
+            .while_removing(|| inject::remove().and_then(|()| file.punch_hole(at, len)))
             .inspect_err(|&error| self.cannot_clean(error))
     }
 
@@ -204,12 +239,16 @@ impl Backing {
         ));
     }
 
-    /// Writes a block, or leaves a hole: half of it would pass for all of it.
-    fn add_block(&self, file: &File, at: u64, block: &Block) -> Result {
-        file.write_block(at, block).or_else(|error| {
+    /// Writes a block, or leaves a hole: half of it would pass for all of it. `again`: it is there, and
+    /// half of it written again is the same.
+    fn add_block(&self, file: &File, at: u64, block: &Block, again: bool) -> Result {
+        if file.write_block(at, block)? {
+            return Ok(());
+        }
+        if !again {
             self.punch(file, at, BLOCK)?;
-            Err(error)
-        })
+        }
+        Err(EIO)
     }
 
     /// Writes the next block, which may be there already, through memory of our own; returns its size.
@@ -219,7 +258,8 @@ impl Backing {
         if from.copy_out(&mut block) != block.len() {
             return Err(EFAULT);
         }
-        self.add_block(file, at, &block)?;
+        let again = is_whole(file, at)?;
+        self.add_block(file, at, &block, again)?;
         Ok(block.len())
     }
 
@@ -265,7 +305,7 @@ impl Backing {
     }
 
     /// Writes all of `from` at `at`; `done` grows by what was taken, which is not all if there is an
-    /// error. Then whole blocks behind it may be allocated and unwritten.
+    /// error. Then blocks behind it may be allocated and unwritten.
     fn write_blocks(
         &self,
         file: &File,
@@ -376,12 +416,9 @@ impl Store for Backing {
             self.write_blocks(&file, at, from, &mut done)
         };
         let Err(error) = wrote else { return Ok(done) };
+        // No block can begin behind the last byte that a file can have.
         let (failed, end) = (at + done as u64, at + len as u64);
-        let end = end - end % BLOCK;
-        // What is within a block was cleaned up by who wrote it.
-        if failed % BLOCK == 0 && failed < end {
-            self.free_holes(&file, failed, end)?;
-        }
+        self.free_holes(&file, failed - failed % BLOCK, end.next_multiple_of(BLOCK))?;
         match done {
             0 => Err(error),
             _ => Ok(done),

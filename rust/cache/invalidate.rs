@@ -36,8 +36,7 @@ pub(crate) fn invalidate(object: &Object) -> bool {
             return false;
         }
     };
-    object.backing.trust.begin_empty();
-    let old = object.backing.replace(new);
+    let old = object.backing.replace_with_empty(new);
     cookie.set(CookieFlag::NeedsUpdate);
     cookie.resume();
     if let Some(old) = old {

@@ -10,6 +10,7 @@
 //! somebody may fill at any time.
 
 use crate::sys::file::{File, Stamp};
+use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::sync::SpinLock;
@@ -29,7 +30,15 @@ struct Range {
 pub(crate) struct Known {
     #[pin]
     range: SpinLock<Range>,
+    /// Counts what was begun to be taken out of the file, and maybe read.
+    removals_begun: AtomicU32,
+    /// Those of them that are over.
+    removals_over: AtomicU32,
 }
+
+/// What had been taken out of a file at some moment; `None` if something just was.
+#[derive(Clone, Copy)]
+pub(crate) struct Removals(Option<u32>);
 
 /// Somebody who does not know and is about to ask the file system, or to write.
 pub(crate) struct Asking {
@@ -45,7 +54,30 @@ impl Known {
                 Range { epoch: 0, file: None, start: 0, end: 0 },
                 "Known::range"
             ),
+            removals_begun: AtomicU32::new(0),
+            removals_over: AtomicU32::new(0),
         })
+    }
+
+    /// Takes data out of the file that somebody may be about to read. Who does has to ask
+    /// [`nothing_removed_since`](Self::nothing_removed_since), as a hole reads as zeros.
+    pub(crate) fn while_removing<T>(&self, remove: impl FnOnce() -> T) -> T {
+        self.removals_begun.fetch_add(1, Ordering::SeqCst);
+        let removed = self.while_changing(remove);
+        self.removals_over.fetch_add(1, Ordering::SeqCst);
+        removed
+    }
+
+    /// What has been taken out. Data that is found in the file afterwards is data until something is.
+    pub(crate) fn removals(&self) -> Removals {
+        let begun = self.removals_begun.load(Ordering::SeqCst);
+        let over = self.removals_over.load(Ordering::SeqCst);
+        Removals((begun == over).then_some(begun))
+    }
+
+    /// Whether what was data then still is.
+    pub(crate) fn nothing_removed_since(&self, then: Removals) -> bool {
+        then.0 == Some(self.removals_begun.load(Ordering::SeqCst))
     }
 
     /// How far there is data in `file` from `at` on, if that is known.

@@ -15,6 +15,7 @@ use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, CookieFlag};
+use crate::sys::fscache_ops::Lookup;
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::trace::{self, Killed, Seen, Trunc, Where};
@@ -22,8 +23,9 @@ use crate::sys::work::{Deferred, Job};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// Brings the cookie into service; `None` if it cannot be (`cachefiles_lookup_cookie()`).
-pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Object>> {
+/// Brings the cookie into service (`cachefiles_lookup_cookie()`). An object without a file is what
+/// whoever has begun an operation meanwhile refers to, until FS-Cache withdraws it.
+pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
     let cache = &volume.cache;
     if cache.on_demand.is_some() != cookie.wants_size() {
         log::warn_limited!(
@@ -36,14 +38,14 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Objec
             }
         );
         cookie.caching_failed();
-        return None;
+        return Lookup::Failed(None);
     }
     let object = match Object::new(volume, cookie) {
         Ok(object) => object,
         Err(_) => {
             cache.missed.not_found(cookie);
             cookie.caching_failed();
-            return None;
+            return Lookup::Failed(None);
         }
     };
     let _acting = cache.disk.cred.assume();
@@ -58,16 +60,15 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Option<Arc<Objec
     match ready {
         Ok(()) => {
             object.seen(Seen::LookupCookie);
-            Some(object)
+            Lookup::Found(object)
         }
         Err(error) => {
             object.seen(Seen::LookupFailed);
             failed(&object, error);
             cache.missed.not_found(cookie);
             cookie.caching_failed();
-            object.retire();
             object.backing.settle();
-            None
+            Lookup::Failed(Some(object))
         }
     }
 }
@@ -84,7 +85,7 @@ fn failed(object: &Object, error: Error) {
 ///
 /// No task waits for the daemon here: FS-Cache's workers serve all caches, and a cookie that is
 /// being looked up makes its users wait unkillably. So the cookie counts as active, and an
-/// operation on it waits in [`Object::file_when_found`].
+/// operation on it waits in [`Object::file_for`].
 struct Pending {
     object: Arc<Object>,
     found: CacheFile,
@@ -116,7 +117,7 @@ impl Job for Pending {
                 .take_over_size(size)
                 .and_then(|()| make_ready(&object, found)),
             Err(error) => {
-                drop(found);
+                let_go(&object, found);
                 Err(error)
             }
         };
@@ -267,9 +268,11 @@ fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFil
 
 /// Closes a file that was found and is not served. The daemon may remove it now.
 fn let_go(object: &Object, found: CacheFile) {
-    let blocks = found.file.blocks();
-    drop(found);
-    object.cache().disk.released(blocks);
+    let (blocks, unnamed) = (found.file.blocks(), found.unnamed);
+    found.close();
+    if !unnamed {
+        object.cache().disk.released(blocks);
+    }
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is

@@ -5,17 +5,20 @@
 //! FS-Cache notes in a cookie that its file is about to be written to, and tells the cache, if there
 //! is one; the note stays. So a cookie that is older than the cache and has the note may stand for a
 //! file that is not what is cached, under coherency data that only the server changes; C serves what
-//! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed.
+//! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed, or
+//! its volume could not be made, in which case we are not asked to look its cookies up.
 //! Never here: writes that the cache is told of, which are in `local_write.rs`.
 
-use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag};
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag, VolumeCookie};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::prelude::*;
 
 /// What may have been missed.
 pub(crate) struct Missed {
     /// By cookies up to this age.
     until: AtomicU32,
+    /// A volume could not be made, and its cookies may have been used.
+    without_volume: AtomicBool,
 }
 
 impl Missed {
@@ -23,6 +26,7 @@ impl Missed {
     pub(super) const fn nothing() -> Self {
         Missed {
             until: AtomicU32::new(0),
+            without_volume: AtomicBool::new(false),
         }
     }
 
@@ -30,6 +34,7 @@ impl Missed {
     pub(super) fn everything(calendar: &Calendar) -> Result<Self> {
         Ok(Missed {
             until: AtomicU32::new(calendar.today()?.far_ahead().0),
+            without_volume: AtomicBool::new(false),
         })
     }
 
@@ -49,7 +54,24 @@ impl Missed {
 
     /// The lookup of this cookie has failed: what is written to its file until the next one is missed.
     pub(super) fn not_found(&self, cookie: &Cookie) {
-        let age = cookie.age();
+        self.extend(cookie.age());
+    }
+
+    /// A volume could not be made.
+    pub(crate) fn no_volume(&self) {
+        self.without_volume.store(true, Ordering::Relaxed);
+    }
+
+    /// This volume could be made, maybe only now. Its cookies from now on are looked up.
+    pub(crate) fn volume_made(&self, volume: &VolumeCookie<'_>) {
+        if self.without_volume.load(Ordering::Relaxed) {
+            let until = Age(self.until.load(Ordering::Relaxed));
+            self.extend(volume.newest_cookie().unwrap_or(until.far_ahead()));
+        }
+    }
+
+    /// What was written to the files of cookies up to this age was missed, too.
+    fn extend(&self, age: Age) {
         // Others do the same; the newest counts.
         let _ = self
             .until

@@ -86,28 +86,22 @@ impl Object {
         &self.volume.cache
     }
 
-    /// The file, once the lookup is over; `None` if there is none then, if the task is killed before,
-    /// or if the daemon takes longer than it may.
-    pub(crate) fn file_when_found(&self) -> Option<File> {
-        self.backing.file().or_else(|| {
+    /// The file for an operation of the netfs that began after so many invalidations, once the lookup
+    /// is over. `None` if there is none then, if the task is killed before, if the daemon takes longer
+    /// than it may, or if there have been more invalidations: it would write into the new file what
+    /// belongs to the old one.
+    pub(crate) fn file_for(&self, invalidations: u32) -> Option<File> {
+        let take = || {
+            self.backing
+                .file_for(invalidations, || self.cookie.invalidations())
+        };
+        take().or_else(|| {
             self.cache()
                 .requests()
                 .wait_opened(&self.demand, self.backing.settled())
                 .ok()?;
-            self.backing.file()
+            take()
         })
-    }
-
-    /// The file for an operation of the netfs that began after so many invalidations; `None` also if
-    /// there have been more: it would write into the new file what belongs to the old one.
-    pub(crate) fn file_for(&self, invalidations: u32) -> Option<File> {
-        let file = self.file_when_found()?;
-        // Looked at after the file was taken: the count changes before the file does.
-        if self.cookie.invalidations() != invalidations {
-            return None;
-        }
-        self.backing.trust.used(invalidations);
-        Some(file)
     }
 
     /// Reports that the disk failed it.

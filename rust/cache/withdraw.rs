@@ -57,10 +57,9 @@ fn take_down(object: &Object) {
             error.to_errno()
         );
     }
-    let blocks = open.file.blocks();
-    drop(open.in_use);
-    open.file.close();
-    if !open.unnamed {
+    let (blocks, unnamed) = (open.file.blocks(), open.unnamed);
+    open.close();
+    if !unnamed {
         object.cache().disk.released(blocks);
     }
 }

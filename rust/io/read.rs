@@ -3,7 +3,7 @@
 //! Reading from a cache file into whatever netfs points to, directly and asynchronously.
 
 use crate::cache::inject;
-use crate::cache::known::Known;
+use crate::cache::known::Removals;
 use crate::cache::object::Object;
 use crate::sys::aio::{self, Done};
 use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
@@ -25,6 +25,8 @@ struct Read {
     want: usize,
     /// Invalidations of the cookie when the operation began.
     invalidations: u32,
+    /// What had been taken out of the file when its data was found.
+    removals: Removals,
 }
 
 /// Reads at `start` (`cachefiles_read()`).
@@ -40,7 +42,8 @@ pub(crate) fn read(
     Count::Read.bump();
     let len = into.count();
     let is_on_demand = object.cache().on_demand.is_some();
-    let skipped = match leading_hole(&object.backing.known, file, start, len, on_hole) {
+    let removals = object.backing.known.removals();
+    let skipped = match leading_hole(&object, file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
             into.advance(usize::MAX);
@@ -61,6 +64,7 @@ pub(crate) fn read(
         skipped,
         want: len - skipped,
         invalidations: resources.invalidations(),
+        removals,
     };
     job.object.seen(Seen::GetRequest);
     trace::read(job.object.debug_id, file, start + skipped as u64, job.want);
@@ -88,9 +92,10 @@ pub(crate) fn refused(object: Option<&Object>) -> Result<usize> {
     }
 }
 
-/// How many bytes from `start` on are to be zeros because the file has none there.
+/// How many bytes from `start` on are to be zeros because the file has none there. On-demand mode has
+/// made sure that there are all, but another of the daemon's writes may have failed since.
 fn leading_hole(
-    known: &Known,
+    object: &Object,
     file: &File,
     start: u64,
     len: usize,
@@ -100,8 +105,11 @@ fn leading_hole(
         return Ok(0);
     }
     inject::read()?;
-    if known.data_from(file, start).is_ok() {
-        return Ok(0);
+    let end = start.saturating_add(len as u64);
+    let must_be_whole = object.cache().on_demand.is_some();
+    match object.backing.known.data_from(file, start) {
+        Ok(to) if to >= end || !must_be_whole => return Ok(0),
+        _ => {}
     }
     let hole = match file.next_data(start)? {
         Extent::At(data) => usize::try_from(data.saturating_sub(start))
@@ -112,7 +120,10 @@ fn leading_hole(
     if hole > 0 && on_hole == OnHole::Fail {
         return Err(ENODATA);
     }
-    Ok(hole)
+    match must_be_whole.then(|| file.next_hole(start)).transpose()? {
+        Some(Extent::At(at)) if at < end => Err(ENODATA),
+        _ => Ok(hole),
+    }
 }
 
 impl Done for Read {
@@ -124,6 +135,16 @@ impl Done for Read {
             // What the file does not have must not pass for zeros.
             Ok(count) if count < self.want => Err(EIO),
             Ok(_) if self.object.cookie.invalidations() != self.invalidations => Err(ESTALE),
+            // Nor what was just taken out.
+            Ok(_)
+                if !self
+                    .object
+                    .backing
+                    .known
+                    .nothing_removed_since(self.removals) =>
+            {
+                Err(EIO)
+            }
             Ok(count) => Ok(self.skipped + count),
             Err(error) => Err(error),
         };

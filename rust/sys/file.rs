@@ -247,17 +247,14 @@ impl File {
         unsafe { bindings::cfrs_touch_atime(self.as_ptr()) }
     }
 
-    /// Writes a block at `at` directly, and waits for it: all of it, or an error.
-    pub(crate) fn write_block(&self, at: u64, block: &Block) -> Result {
+    /// Writes a block at `at` directly, and waits for it. Says whether it was all of it: a part looks
+    /// like all to who asks what there is. After an error it is what it was.
+    pub(crate) fn write_block(&self, at: u64, block: &Block) -> Result<bool> {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
         // SAFETY: The file is valid and was opened for writing; a `Block` is a page of memory, which
         // is borrowed for the whole call.
         let ret = unsafe { bindings::cfrs_write_block(self.as_ptr(), block.as_ptr(), at) };
-        if to_count(ret)? == block.len() {
-            Ok(())
-        } else {
-            Err(EIO)
-        }
+        Ok(to_count(ret)? == block.len())
     }
 
     /// Reads the block at `at` directly: all of it, or an error.

@@ -19,6 +19,15 @@ use kernel::error::{code::EIO, to_result, Result};
 use kernel::str::CStr;
 use kernel::sync::{Arc, ArcBorrow, UniqueArc};
 
+/// What has come of looking a cookie up.
+pub(crate) enum Lookup<Object> {
+    /// It can be cached.
+    Found(Arc<Object>),
+    /// It cannot. If the lookup had let others begin operations, an object stands for it until they
+    /// have ended and FS-Cache withdraws the cookie: it is what keeps the cache, and us, from going.
+    Failed(Option<Arc<Object>>),
+}
+
 /// A back end of FS-Cache.
 pub(crate) trait Backend: Sized + 'static {
     /// What FS-Cache calls the type of cache.
@@ -38,11 +47,8 @@ pub(crate) trait Backend: Sized + 'static {
     ) -> Result<Arc<Self::Volume>>;
     /// FS-Cache frees the volume: forget it.
     fn free_volume(volume: Arc<Self::Volume>) -> Arc<VolumeLink>;
-    /// Looks the cookie up, or creates it; `None` if it cannot be cached. May sleep.
-    fn lookup_cookie(
-        volume: ArcBorrow<'_, Self::Volume>,
-        cookie: &Cookie,
-    ) -> Option<Arc<Self::Object>>;
+    /// Looks the cookie up, or creates it. May sleep.
+    fn lookup_cookie(volume: ArcBorrow<'_, Self::Volume>, cookie: &Cookie) -> Lookup<Self::Object>;
     /// Commits and closes an object that nobody accesses any more. May sleep.
     fn withdraw_cookie(object: Arc<Self::Object>);
     /// The file that I/O on the object works on, once the object has been found; `None` if there is
@@ -256,14 +262,16 @@ impl<B: Backend> Table<B> {
                 ArcBorrow::<B::Volume>::from_raw(private.cast()),
             )
         };
-        match B::lookup_cookie(volume, cookie) {
-            Some(object) => {
-                // SAFETY: The cookie is being looked up by this task alone.
-                unsafe { (*raw).cache_priv = Arc::into_raw(object).cast_mut().cast() };
-                true
-            }
-            None => false,
+        let (object, found) = match B::lookup_cookie(volume, cookie) {
+            Lookup::Found(object) => (Some(object), true),
+            Lookup::Failed(object) => (object, false),
+        };
+        if let Some(object) = object {
+            // SAFETY: The cookie is being looked up by this task alone, which also withdraws it, after
+            // a failure as after a success.
+            unsafe { (*raw).cache_priv = Arc::into_raw(object).cast_mut().cast() };
         }
+        found
     }
 
     unsafe extern "C" fn withdraw_cookie(raw: *mut bindings::fscache_cookie) {

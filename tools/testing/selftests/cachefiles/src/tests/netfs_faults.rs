@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    cachefilesd::Keeper,
+    cachefilesd::{at_rest, is_bound, Keeper},
     claim::cache_files,
     disk::{Disk, Health},
-    error_injection::Injection,
+    error_injection::{Injection, IO_ERROR},
     group,
     kernel::{drop_caches, Module},
     ktap::{in_ci, Skip},
@@ -38,6 +38,7 @@ group!("netfs_faults":
     ninep_with_each_injection,
     nfs_on_a_full_disk,
     ninep_on_a_full_disk,
+    ninep_volume_that_could_not_be_made,
 );
 
 /// The size of every file: whole pages, so that no end of a file is fetched on its own.
@@ -382,4 +383,44 @@ fn nfs_on_a_full_disk(lab: &Lab) -> Result<()> {
 
 fn ninep_on_a_full_disk(lab: &Lab) -> Result<()> {
     on_a_full_disk(lab, Kind::NineP)
+}
+
+/// What is written to a file while its volume has no directories was not told to the cache, which must
+/// not serve what it had before when the volume has them.
+fn ninep_volume_that_could_not_be_made(lab: &Lab) -> Result<()> {
+    let mut scene = Scene::new(lab, Kind::NineP)?;
+    let mut image = content(1, SIZE);
+    publish(&scene.remote, "file", &image)?;
+    scene.remount()?;
+    check(&scene.client()?.path("file"), &image)?;
+    settle()?;
+    scene.unmount()?;
+    at_rest()?;
+    let files = cache_files(scene.fs.dir());
+    ensure!(files.len() == 1, "{files:?} are cached");
+    let new = content(2, 3 * PAGE);
+    let injection = Injection::of(IO_ERROR)?;
+    scene.mount()?;
+    let path = scene.client()?.path("file");
+    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    file.write_all_at(&new, PAGE as u64)?;
+    image[PAGE..4 * PAGE].copy_from_slice(&new);
+    file.sync_all()?;
+    drop(file);
+    settle()?;
+    injection.turn(0)?;
+    ensure!(is_bound(), "the cache has died");
+    // The inode is the same one; its cookie is looked up now.
+    for _ in 0..2 {
+        forget(&path)?;
+        let got = check_both(scene.client()?, &scene.remote, "file", &image);
+        if lab.is_peer() {
+            // C serves what it had.
+            println!("C: {got:?}");
+            return Ok(());
+        }
+        got?;
+        settle()?;
+    }
+    scene.unmount()
 }
