@@ -51,6 +51,15 @@ pub(crate) fn prepare_read<O: Deref<Target = Object>>(
     source
 }
 
+/// Whether the netfs's file was made shorter and the cache has not heard of it, as of a truncate(2) of
+/// a file that nobody has open: what was cut off must not come back when the file grows again. `to`:
+/// there is data in the cache's file up to there.
+fn was_cut_unheard(object: &Object, read: &ReadSubrequest<'_>, to: u64) -> bool {
+    // The netfs's file grows before its cookie does. While it is being cut this is true for a moment
+    // although we are about to hear of it, which costs what is cached, and no more.
+    read.size_now() < object.cookie.size() || to.min(read.size_now()) > read.zero_point()
+}
+
 /// Looks for the read's range in the file.
 fn place(
     object: &Object,
@@ -81,6 +90,10 @@ fn place(
             return (Source::Server, Found::SeekError);
         }
     };
+    if source == Source::Cache && was_cut_unheard(object, read, to) {
+        object.backing.trust.spoil();
+        return (Source::Server, Found::NoFile);
+    }
     if source == Source::Server {
         read.flags().set_copy_to_cache();
     }

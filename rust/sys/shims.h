@@ -180,6 +180,8 @@ struct cfrs_subreq {
 	unsigned long		*flags;
 	unsigned long long	start;
 	unsigned long long	file_size;
+	unsigned long long	size_now;
+	unsigned long long	zero_point;
 	size_t			extendable;
 	ino_t			inode;
 };

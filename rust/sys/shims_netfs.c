@@ -19,6 +19,8 @@ void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
 		.flags		= &subreq->flags,
 		.start		= subreq->start,
 		.file_size	= req->i_size,
+		.size_now	= i_size_read(req->inode),
+		.zero_point	= READ_ONCE(netfs_inode(req->inode)->zero_point),
 		.inode		= req->inode->i_ino,
 	};
 	/* The stream tells of the subrequest built last, not of one retried. */

@@ -68,6 +68,16 @@ impl ReadSubrequest<'_> {
     pub(crate) fn inode(&self) -> u64 {
         self.parts.inode as u64
     }
+
+    /// How long the netfs's file was when this was taken up, in bytes.
+    pub(crate) fn size_now(&self) -> u64 {
+        self.parts.size_now
+    }
+
+    /// Where, by what the netfs knows, the server's file has no data any more.
+    pub(crate) fn zero_point(&self) -> u64 {
+        self.parts.zero_point
+    }
 }
 
 /// A write to the cache that has been handed to us: to be finished, once, on every path. Dropping

@@ -6,13 +6,14 @@
 
 use super::{
     netfs_files::{check_both, check_part, publish, same, served, settle, ODD_SIZE, PAGE},
+    netfs_limits::lru_falls_to,
     netfs_scene::{check, content},
 };
 use crate::{
     blob::{pattern, Aligned},
     cachefilesd::{drop_pages, Keeper},
     group,
-    kernel::drop_caches,
+    kernel::{drop_caches, run},
     lab::{Cache, Lab},
     mapping::Mapping,
     remote::{Client, Kind, Remote},
@@ -21,7 +22,7 @@ use anyhow::{Context, Result};
 use std::{
     fs::{File, OpenOptions},
     os::unix::fs::{FileExt, OpenOptionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 group!("netfs_writes":
@@ -37,6 +38,7 @@ group!("netfs_writes":
     nfs_mapped_and_cut,
     ninep_direct_and_cached,
     nfs_direct_and_cached,
+    ninep_cut_by_its_name,
 );
 
 /// A server with a file, of which the client has read everything, so that all is cached.  What is
@@ -307,4 +309,49 @@ fn ninep_direct_and_cached(lab: &Lab) -> Result<()> {
 
 fn nfs_direct_and_cached(lab: &Lab) -> Result<()> {
     direct_and_cached(lab, Mode::Nfs)
+}
+
+/// truncate(2), which opens nothing; coreutils' does.
+fn truncate(path: &Path, size: usize) -> Result<()> {
+    let path = path.to_string_lossy();
+    let cut = format!("truncate($ARGV[0], {size}) or die $!");
+    run("perl", &["-e", &cut, &path]).map(|_| ())
+}
+
+/// A file that nobody has open is cut, of which FS-Cache does not tell the cache.  What was cut off does
+/// not come back, to the client or to the server.
+fn ninep_cut_by_its_name(lab: &Lab) -> Result<()> {
+    let size = 2 * PAGE;
+    for grows in [false, true] {
+        let mut scene = Scene::new(lab, Mode::NineP)?;
+        scene.image = content(2, size);
+        scene.client.unmount()?;
+        publish(&scene.remote, "file", &scene.image)?;
+        scene.client = scene.mode.mount(&scene.remote)?;
+        check(&scene.path(), &scene.image)?;
+        settle()?;
+        lru_falls_to(0)?;
+        truncate(&scene.path(), 100)?;
+        scene.image.truncate(100);
+        if grows {
+            truncate(&scene.path(), size)?;
+            scene.image.resize(size, 0);
+        } else {
+            scene.image.resize(201, 0);
+            scene.image[200] = b'x';
+            let file = scene.open(0)?;
+            file.write_all_at(b"x", 200)?;
+            file.sync_all()?;
+        }
+        settle()?;
+        drop_pages()?;
+        let got = check_both(&scene.client, &scene.remote, "file", &scene.image);
+        if lab.is_peer() {
+            // C serves what it had, and gives it to the server.
+            println!("C, growing: {grows}: {got:?}");
+            continue;
+        }
+        got.with_context(|| format!("growing: {grows}"))?;
+    }
+    Ok(())
 }
