@@ -138,7 +138,7 @@ impl RequestTable {
         }
         if let Some((id, request)) = self.find_open(object) {
             if self.take(id, &request).is_some() {
-                late_answer(object, id);
+                timed_out(object, id);
                 request.finish(Err(ETIMEDOUT));
             }
         }
@@ -238,7 +238,7 @@ impl RequestTable {
             return request.wait();
         }
         if error == ETIMEDOUT {
-            late_answer(&request.object, id);
+            timed_out(&request.object, id);
         }
         Err(error)
     }
@@ -528,9 +528,9 @@ impl RequestTable {
     }
 }
 
-fn late_answer(object: &DemandObject, id: u32) {
+fn timed_out(object: &DemandObject, id: u32) {
     log::warn_limited!(
-        "object {:x}: the daemon has not answered request {} in time",
+        "object {:x}: the daemon has not answered request {} in time: it fails with ETIMEDOUT",
         object.debug_id,
         id
     );

@@ -7,7 +7,7 @@ use crate::{
     daemon::{Blobs, Event, Manner},
     group,
     helper::{errno_name, Helper},
-    kernel::Module,
+    kernel::{Kmsg, Module},
     ktap::Skip,
     lab::{eventually, Cache, Lab},
     mount::{try_mount, Mount},
@@ -385,7 +385,10 @@ fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
         );
         return Ok(());
     }
+    // Nobody has asked for one: what is answered late is answered.
+    answered_after(&stage, 19, Duration::from_millis(1500))?;
     set("timeout 300")?;
+    let log = Kmsg::from_now()?;
     let start = Instant::now();
     let got = join(read_block(&stage.file(), 20));
     let error = got?.err().and_then(|e| e.raw_os_error());
@@ -403,17 +406,34 @@ fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
         start.elapsed() >= Duration::from_millis(300),
         "nobody waited"
     );
+    says_etimedout(&log)?;
     while let Ok(late) = stage.daemon.read_within(Duration::from_millis(50)) {
         let answer = late.object.complete_read(late.msg_id);
         ensure!(answer.is_err(), "a READ that is over was completed");
     }
     set("timeout 0")?;
-    let reader = read_block(&stage.file(), 20);
+    answered_after(&stage, 20, Duration::from_millis(600))
+}
+
+/// Somebody reads this block, and the daemon answers after so long.
+fn answered_after(stage: &Stage, block: u32, pause: Duration) -> Result<()> {
+    let reader = read_block(&stage.file(), block);
     let read = stage.daemon.read()?;
-    std::thread::sleep(Duration::from_millis(600));
-    read.object.write_all_at(&aligned(20), read.offset)?;
+    std::thread::sleep(pause);
+    read.object.write_all_at(&aligned(block), read.offset)?;
     read.object.complete_read(read.msg_id)?;
-    expect_data(join(reader)?, 20)
+    expect_data(join(reader)?, block)
+}
+
+/// The module has told of a request that failed so, which EROFS makes something else of.
+fn says_etimedout(log: &Kmsg) -> Result<()> {
+    let said = log.of_module()?;
+    ensure!(
+        said.iter()
+            .any(|line| line.contains("fails with etimedout")),
+        "no request failed with ETIMEDOUT: {said:?}"
+    );
+    Ok(())
 }
 
 /// `timeout` bounds the wait of a mount for its OPEN, too. The answer that comes later is for
@@ -427,6 +447,7 @@ fn timeout_ends_an_open(lab: &Lab) -> Result<()> {
     let empty = crate::blob::Blob::Bytes(vec![].into());
     let daemon = cache.serve(blobs.with_manner("meta", empty, Manner::Manual))?;
     daemon.device()?.command(b"timeout 300")?;
+    let log = Kmsg::from_now()?;
     let start = Instant::now();
     let mount = Mount::in_background(lab.base(), "meta");
     let open = daemon.open()?;
@@ -441,6 +462,7 @@ fn timeout_ends_an_open(lab: &Lab) -> Result<()> {
         "that took {:?}",
         start.elapsed()
     );
+    says_etimedout(&log)?;
     let late = daemon.device()?.open_reply(open.msg_id, Ok(4096)).err();
     ensure!(
         late.and_then(|error| error.raw_os_error()) == Some(Errno::INVAL.raw_os_error()),
