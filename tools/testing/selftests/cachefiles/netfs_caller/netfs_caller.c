@@ -14,7 +14,8 @@
  *   read-on START LEN                  reads in that operation
  *   use, write-use, unuse              the cookie, to read or to write
  *
- * A command fails as the operation does.  The file reads as "START LEN NS": what was
+ * A command fails as the operation does, and the kernel warns if a cache says twice of
+ * one transfer that it is over.  The file reads as "START LEN NS": what was
  * answered to the last "prepare" or "occupancy", or what the last "read-on" has read,
  * and the time that the cache took for the last write or read.
  *
@@ -28,6 +29,7 @@
 #include <linux/ktime.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/slab.h>
 #include <linux/uio.h>
 
 /* What the cookie says that its file is. */
@@ -53,39 +55,91 @@ static loff_t data_start;
 static size_t data_len;
 static u64 spent;
 
+/*
+ * One transfer.  It stays until the module goes, so that a cache that says twice that
+ * it is over is found out.
+ */
 struct transfer {
+	struct transfer *next;
+	struct page *pages;
+	unsigned int order;
 	struct completion done;
+	atomic_t ends;
 	ssize_t result;
 };
+
+static struct transfer *transfers;
+static DEFINE_MUTEX(transfers_lock);
+
+static struct transfer *new_transfer(size_t len)
+{
+	struct transfer *transfer = kzalloc(sizeof(*transfer), GFP_KERNEL);
+
+	if (!transfer)
+		return NULL;
+	transfer->order = get_order(len);
+	transfer->pages = alloc_pages(GFP_KERNEL | __GFP_ZERO, transfer->order);
+	if (!transfer->pages) {
+		kfree(transfer);
+		return NULL;
+	}
+	init_completion(&transfer->done);
+	mutex_lock(&transfers_lock);
+	transfer->next = transfers;
+	transfers = transfer;
+	mutex_unlock(&transfers_lock);
+	return transfer;
+}
+
+/* Nobody reads or writes its pages any more. */
+static void give_pages_back(struct transfer *transfer)
+{
+	__free_pages(transfer->pages, transfer->order);
+}
+
+static void free_transfers(void)
+{
+	while (transfers) {
+		struct transfer *transfer = transfers;
+
+		transfers = transfer->next;
+		kfree(transfer);
+	}
+}
 
 static void transferred(void *priv, ssize_t result, bool was_async)
 {
 	struct transfer *transfer = priv;
 
+	if (WARN_ON(atomic_inc_return(&transfer->ends) != 1))
+		return;
 	transfer->result = result;
 	complete(&transfer->done);
 }
 
-/* Transfers all of these pages, and waits for that. */
-static int move(struct netfs_cache_resources *cres, loff_t start, size_t len,
-		struct page *pages, unsigned int direction)
+/* Has one of the operations of a cache transfer all of the pages, and waits for that. */
+static void move(struct transfer *transfer, struct netfs_cache_resources *cres,
+		 loff_t start, size_t len, unsigned int direction)
 {
-	struct transfer transfer = {};
 	struct iov_iter iter;
 	struct bio_vec bvec;
 
-	bvec_set_page(&bvec, pages, len, 0);
+	bvec_set_page(&bvec, transfer->pages, len, 0);
 	iov_iter_bvec(&iter, direction, &bvec, 1, len);
-	init_completion(&transfer.done);
 	if (direction == ITER_SOURCE)
-		fscache_write(cres, start, &iter, transferred, &transfer);
+		fscache_write(cres, start, &iter, transferred, transfer);
 	else
 		fscache_read(cres, start, &iter, NETFS_READ_HOLE_IGNORE, transferred,
-			     &transfer);
-	wait_for_completion(&transfer.done);
-	if (transfer.result < 0)
-		return transfer.result;
-	return transfer.result == len ? 0 : -EIO;
+			     transfer);
+	wait_for_completion(&transfer->done);
+}
+
+/* It must have been all. */
+static int moved_all(const struct transfer *transfer, size_t len)
+{
+	if (transfer->result < 0)
+		return transfer->result;
+	return transfer->result == len ? 0 : -EIO;
 }
 
 /* How long the cache took for this. */
@@ -98,26 +152,26 @@ static void took(ktime_t start)
 
 static int do_write(loff_t start, size_t len, bool is_new)
 {
-	unsigned int order = get_order(round_up(len, PAGE_SIZE));
+	struct transfer *transfer = new_transfer(round_up(len, PAGE_SIZE));
 	struct netfs_cache_resources cres = {};
-	struct page *pages;
 	ktime_t begun;
 	int ret;
 
-	pages = alloc_pages(GFP_KERNEL, order);
-	if (!pages)
+	if (!transfer)
 		return -ENOMEM;
-	memset(page_address(pages), STORED, PAGE_SIZE << order);
+	memset(page_address(transfer->pages), STORED, PAGE_SIZE << transfer->order);
 	begun = ktime_get();
 	ret = fscache_begin_write_operation(&cres, cookie);
 	if (!ret) {
 		ret = cres.ops->prepare_write(&cres, &start, &len, len, FILE_SIZE, is_new);
-		if (!ret)
-			ret = move(&cres, start, len, pages, ITER_SOURCE);
+		if (!ret) {
+			move(transfer, &cres, start, len, ITER_SOURCE);
+			ret = moved_all(transfer, len);
+		}
 		fscache_end_operation(&cres);
 	}
 	took(begun);
-	__free_pages(pages, order);
+	give_pages_back(transfer);
 	/* As a netfs does when it gives up a page that was stored. */
 	if (!ret)
 		fscache_note_page_release(cookie);
@@ -143,31 +197,32 @@ static int do_prepare(loff_t start, size_t len, size_t upper)
 
 static int do_read(loff_t start, size_t len)
 {
+	struct transfer *transfer = new_transfer(len);
 	struct netfs_cache_resources cres = {};
 	unsigned long flags = 0;
-	struct page *pages;
 	size_t part = len;
 	ktime_t begun;
 	int ret;
 
-	pages = alloc_pages(GFP_KERNEL | __GFP_ZERO, get_order(len));
-	if (!pages)
+	if (!transfer)
 		return -ENOMEM;
 	begun = ktime_get();
 	ret = fscache_begin_read_operation(&cres, cookie);
 	if (!ret) {
 		/* Where the data is, as every read of a netfs begins. */
 		if (cres.ops->prepare_ondemand_read(&cres, start, &part, FILE_SIZE, &flags, 0) !=
-		    NETFS_READ_FROM_CACHE || part < len)
+		    NETFS_READ_FROM_CACHE || part < len) {
 			ret = -ENODATA;
-		else
-			ret = move(&cres, start, len, pages, ITER_DEST);
+		} else {
+			move(transfer, &cres, start, len, ITER_DEST);
+			ret = moved_all(transfer, len);
+		}
 		fscache_end_operation(&cres);
 	}
 	took(begun);
-	if (!ret && memchr_inv(page_address(pages), STORED, len))
+	if (!ret && memchr_inv(page_address(transfer->pages), STORED, len))
 		ret = -EBADMSG;
-	__free_pages(pages, get_order(len));
+	give_pages_back(transfer);
 	return ret;
 }
 
@@ -209,30 +264,25 @@ static int do_end(void)
 
 static int do_read_on(loff_t start, size_t len)
 {
-	struct transfer transfer = {};
-	struct iov_iter iter;
-	struct bio_vec bvec;
-	struct page *pages;
+	struct transfer *transfer;
+	int ret = 0;
 
 	if (!is_going_on)
 		return -EINVAL;
-	pages = alloc_pages(GFP_KERNEL, get_order(len));
-	if (!pages)
+	transfer = new_transfer(len);
+	if (!transfer)
 		return -ENOMEM;
-	bvec_set_page(&bvec, pages, len, 0);
-	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, len);
-	init_completion(&transfer.done);
-	going_on.ops->read(&going_on, start, &iter, NETFS_READ_HOLE_IGNORE, transferred,
-			   &transfer);
-	wait_for_completion(&transfer.done);
-	__free_pages(pages, get_order(len));
-	if (transfer.result < 0)
-		return transfer.result;
-	mutex_lock(&answer_lock);
-	data_start = start;
-	data_len = transfer.result;
-	mutex_unlock(&answer_lock);
-	return 0;
+	move(transfer, &going_on, start, len, ITER_DEST);
+	give_pages_back(transfer);
+	if (transfer->result < 0) {
+		ret = transfer->result;
+	} else {
+		mutex_lock(&answer_lock);
+		data_start = start;
+		data_len = transfer->result;
+		mutex_unlock(&answer_lock);
+	}
+	return ret;
 }
 
 static int do_use(bool to_write)
@@ -339,6 +389,7 @@ static void __exit netfs_caller_exit(void)
 		;
 	fscache_relinquish_cookie(cookie, false);
 	fscache_relinquish_volume(volume, NULL, false);
+	free_transfers();
 }
 
 module_init(netfs_caller_init);

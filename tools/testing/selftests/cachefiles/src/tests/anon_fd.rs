@@ -9,13 +9,15 @@ use crate::{
     group,
     image::BLOCK,
     kernel::try_unload,
+    ktap::Skip,
     lab::{eventually, Lab},
     mount::Mount,
     raw,
     stage::{self, expect_data, expect_error, join, read_block, read_block_here, Stage, SIZE},
 };
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use cachefiles_client::{Device, Errno, ObjectFd, SeekFrom};
+use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
 use std::{sync::Arc, thread, time::Duration};
 
 group!("anon_fd":
@@ -31,6 +33,7 @@ group!("anon_fd":
     writes_race_with_unmount,
     unaligned_buffer,
     large_write,
+    write_cut_in_a_block,
 );
 
 /// Bytes of the blob, where direct I/O takes them.
@@ -318,5 +321,85 @@ fn large_write(lab: &Lab) -> Result<()> {
         stage.daemon.is_quiet(Duration::from_millis(50)),
         "a READ for what was written"
     );
+    Ok(())
+}
+
+/// While this lives, no file can be written to behind so many bytes.
+struct Cut(Rlimit);
+
+impl Cut {
+    fn at(bytes: u64) -> Result<Cut> {
+        let before = getrlimit(Resource::Fsize);
+        let cut = Rlimit {
+            current: Some(bytes),
+            ..before.clone()
+        };
+        setrlimit(Resource::Fsize, cut)?;
+        Ok(Cut(before))
+    }
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        if let Err(error) = setrlimit(Resource::Fsize, self.0.clone()) {
+            crate::lab::cleanup_failed(&format!("the limit of a file's size: {error}"));
+        }
+    }
+}
+
+/// A write that ends within a block, for whatever reason, does not make that block data, whose rest
+/// would be zeros.
+fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C takes a block for data that was written in part".to_owned()).into());
+    }
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    // What a disk can write of a block.
+    let part = 1024;
+    for aligned in [true, false] {
+        for (there, block) in [(false, 8), (true, 16)] {
+            let block = block + if aligned { 0 } else { 16 };
+            let what = format!("aligned: {aligned}, there: {there}");
+            let (at, len) = (block * BLOCK, 3 * BLOCK);
+            if there {
+                fd.write_all_at(&bytes(at, len), at)?;
+            }
+            let mut unaligned = vec![0; len as usize + 1];
+            pattern(stage::SEED, at, &mut unaligned[1..]);
+            let cut = Cut::at(at + BLOCK + part)?;
+            let wrote = match aligned {
+                true => fd.write_at(&bytes(at, len), at),
+                false => fd.write_at(&unaligned[1..], at),
+            };
+            drop(cut);
+            ensure!(
+                wrote.as_ref().ok() == Some(&(BLOCK as usize)),
+                "{what}: {wrote:?} of a block and a part"
+            );
+            let file = stage.file();
+            expect_data(read_block_here(&file, block as u32), block as u32)?;
+            for block in block + 1..block + 3 {
+                let reader = read_block(&file, block as u32);
+                // A direct write cannot know what was there: then it is asked for again.
+                let may_come = there && aligned && block == at / BLOCK + 1;
+                while may_come && !reader.is_finished() {
+                    if let Ok(read) = stage.daemon.read_within(Duration::from_millis(2)) {
+                        read.object
+                            .write_all_at(&bytes(read.offset, read.len), read.offset)?;
+                        read.object.complete_read(read.msg_id)?;
+                    }
+                }
+                if !there {
+                    let read = stage.daemon.read().with_context(|| what.clone())?;
+                    ensure!(read.offset == block * BLOCK, "a READ at {}", read.offset);
+                    read.object
+                        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
+                    read.object.complete_read(read.msg_id)?;
+                }
+                expect_data(join(reader)?, block as u32).with_context(|| what.clone())?;
+            }
+        }
+    }
     Ok(())
 }

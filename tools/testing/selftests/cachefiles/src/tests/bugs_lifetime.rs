@@ -4,7 +4,7 @@
 //! Each case is named after the CVE, or the title, of Documentation/known-bugs.rst.
 
 use super::bugs_scene::{
-    at_once, breathe, bytes, lock, mounting, rounds, Again, Hand, Scene, AT_ONCE,
+    at_once, breathe, bytes, lock, mounting, rounds, Again, Hand, Scene, AT_ONCE, MOMENTS,
 };
 use crate::{
     error_injection::{Injection, IO_ERROR},
@@ -33,7 +33,7 @@ use std::{
         Arc, Mutex,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 group!("bugs_lifetime":
@@ -267,6 +267,19 @@ fn cve_2024_41051(lab: &Lab) -> Result<()> {
 /// The daemon goes, at any moment, while something is looked up; `refuse`: or refused.
 fn exit_against_mount(lab: &Lab, refuse: bool) -> Result<()> {
     let cache = lab.cache()?;
+    let mut whole = Duration::ZERO;
+    // The first mount makes the volume's directories.
+    for _ in 0..2 {
+        let hand = Hand::bind(&cache)?;
+        hand.serve_all();
+        hand.refuse_all(refuse);
+        let start = Instant::now();
+        let got = hand.until_done(mounting(lab, "meta", ""))?;
+        whole = start.elapsed();
+        ensure!(got.is_err() == refuse, "a mount: {got:?}");
+        drop(got.map(|mount| hand.adopt(mount)));
+        hand.close();
+    }
     let (mut mounted, mut failed) = (0, 0);
     for round in rounds() {
         let hand = Hand::bind(&cache)?;
@@ -281,7 +294,8 @@ fn exit_against_mount(lab: &Lab, refuse: bool) -> Result<()> {
                 }
             })
         };
-        thread::sleep(Duration::from_millis(u64::from(round % 8) * 60));
+        // From before anything until after all.
+        thread::sleep(whole * (round % MOMENTS) * 2 / (MOMENTS - 1));
         hand.close();
         let got = at_once("a mount while the daemon goes", mount)?;
         drop(server);
@@ -296,7 +310,11 @@ fn exit_against_mount(lab: &Lab, refuse: bool) -> Result<()> {
             Err(_) => failed += 1,
         }
     }
-    println!("{mounted} mounts in time, {failed} failed");
+    println!("{mounted} mounts in time, {failed} failed; one takes {whole:.0?}");
+    ensure!(
+        failed > 0 && (refuse || mounted > 0),
+        "the daemon went at no other moment"
+    );
     serves_anew(lab, &Hand::bind(&cache)?)
 }
 

@@ -8,6 +8,7 @@
 use crate::{
     blob::{pattern, Aligned, Blob},
     image::{Image, BLOCK},
+    ktap::in_ci,
     lab::{eventually, free_device, Cache, Lab},
     mount::{try_mount, Mount},
     patience::{patiently, within, SOON},
@@ -31,15 +32,18 @@ use std::{
 /// What is to happen at once must happen within this time.
 pub static AT_ONCE: LazyLock<Duration> = LazyLock::new(|| patiently(Duration::from_secs(2)));
 
+/// Moments that a race is tried at, one after the other; as many rounds there are at least.
+pub const MOMENTS: u32 = 8;
+
 /// Numbers for as long as a race goes on; a few also where the machine is slow.  In v5 it is the
 /// same race once more.
 pub fn rounds() -> impl Iterator<Item = u32> {
-    let end = Instant::now()
-        + match spoken() {
-            Layout::Mainline => Duration::from_secs(1),
-            Layout::V5 => Duration::from_millis(400),
-        };
-    (0..).take_while(move |round| *round < 4 || Instant::now() < end)
+    let once = match spoken() {
+        Layout::Mainline => Duration::from_secs(1),
+        Layout::V5 => Duration::from_millis(400),
+    };
+    let end = Instant::now() + once * if in_ci() { 3 } else { 1 };
+    (0..).take_while(move |round| *round < MOMENTS || Instant::now() < end)
 }
 
 /// Lets others run, in a thread that does something again and again.

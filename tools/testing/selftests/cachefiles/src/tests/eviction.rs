@@ -5,6 +5,9 @@
 
 use crate::{
     blob::Blob,
+    cachefilesd::at_rest,
+    caller::Caller,
+    claim::cache_files,
     daemon::{Blobs, Daemon, Manner},
     group,
     image::{Image, BLOCK},
@@ -26,6 +29,7 @@ use rustix::{
 use std::{
     env,
     fs::{self, File},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -39,6 +43,7 @@ group!("eviction":
     few_blocks_wake_who_polls,
     few_inodes_wake_who_polls,
     state_line_tells_of_culling,
+    state_line_counts_what_is_released,
 );
 
 /// A command about the last part of a path, given from the directory that it is in.
@@ -386,23 +391,71 @@ fn few_inodes_wake_who_polls(lab: &Lab) -> Result<()> {
 fn state_line_tells_of_culling(lab: &Lab) -> Result<()> {
     let cache = lab.cache_of(64)?;
     let device = bound(&cache, |config| config.blocks = LEVELS, "bind")?;
-    let state = || -> Result<String> {
-        let mut line = [0; 256];
-        let len = device.read_bytes(&mut line)?;
-        Ok(String::from_utf8_lossy(&line[..len]).into_owned())
-    };
     for _ in 0..2 {
-        let line = state()?;
+        let line = state(&device)?;
         ensure!(line.starts_with("cull=0 "), "{line}");
         let events = polled(&device, NOW)?;
         ensure!(events.is_empty(), "it polls {events:?}");
         let ballast = take_space(cache.dir())?;
-        let line = state()?;
+        let line = state(&device)?;
         ensure!(line.starts_with("cull=1 "), "{line}");
         // What was just read is no news.
         let events = polled(&device, NOW)?;
         ensure!(events == PollFlags::OUT, "it polls {events:?}");
         give_back(&ballast)?;
+    }
+    Ok(())
+}
+
+/// The state line.
+fn state(device: &Device) -> Result<String> {
+    let mut line = [0; 256];
+    let len = device.read_bytes(&mut line)?;
+    Ok(String::from_utf8_lossy(&line[..len]).into_owned())
+}
+
+/// The files that the cache has let go of since the last time, and their blocks: culling may be worth
+/// another try.
+fn released(device: &Device) -> Result<(u64, u64)> {
+    let line = state(device)?;
+    let value = |name: &str| {
+        let word = line
+            .split(' ')
+            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        let value = word.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+        value.with_context(|| format!("no {name} in {line:?}"))
+    };
+    Ok((value("freleased")?, value("breleased")?))
+}
+
+/// A file that goes out of use can be culled from then on: whoever polls is told, and how much of the
+/// disk it has.
+fn state_line_counts_what_is_released(lab: &Lab) -> Result<()> {
+    const LEN: u64 = 64 << 10;
+    let cache = lab.cache()?;
+    let device = bound(&cache, |_| (), "bind")?;
+    let caller = Caller::load(lab)?;
+    caller.write(0..LEN)?;
+    drop(caller);
+    eventually("the file has a name", || {
+        cache_files(cache.dir()).len() == 1
+    })?;
+    at_rest()?;
+    state(&device)?;
+    for _ in 0..3 {
+        ensure!(released(&device)? == (0, 0), "nothing was released");
+        let events = polled(&device, NOW)?;
+        ensure!(events.is_empty(), "it polls {events:?}");
+        let caller = Caller::load_reader(lab)?;
+        caller.read(0..LEN)?;
+        ensure!(released(&device)? == (0, 0), "a file in use was released");
+        drop(caller);
+        let events = polled(&device, *SOON)?;
+        ensure!(events.contains(PollFlags::IN), "it polls {events:?}");
+        let files = cache_files(cache.dir());
+        let blocks = fs::metadata(files.first().context("no file")?)?.blocks();
+        let got = released(&device)?;
+        ensure!(got == (1, blocks), "{got:?} released, of {blocks} blocks");
     }
     Ok(())
 }

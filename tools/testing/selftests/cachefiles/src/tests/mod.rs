@@ -21,6 +21,7 @@ mod failure;
 mod faults_disk;
 mod faults_injection;
 mod faults_memory;
+mod faults_netfs;
 mod faults_requests;
 mod faults_scene;
 mod fuzz;
@@ -85,6 +86,7 @@ pub const GROUPS: &[&Group] = &[
     &secctx::GROUP,
     &faults_memory::GROUP,
     &faults_requests::GROUP,
+    &faults_netfs::GROUP,
     &faults_disk::GROUP,
     &faults_injection::GROUP,
     &cycle::GROUP,
@@ -182,6 +184,7 @@ pub const IN_V5: &[InV5] = &[
             "few_blocks_wake_who_polls",
             "few_inodes_wake_who_polls",
             "state_line_tells_of_culling",
+            "state_line_counts_what_is_released",
         ],
         long: true,
     },

@@ -3,22 +3,26 @@
 //! The operations that no netfs of 6.12 calls, called by a module that is a netfs for that alone
 //! (`netfs_caller/`).
 
-use super::eviction::{bound, give_back, take_space};
+use super::{
+    eviction::{bound, give_back, take_space},
+    faults_netfs::out_of_use,
+};
 use crate::{
-    cachefilesd::{Counters, Keeper},
+    cachefilesd::{CookieLine, Counters, Keeper, Known},
     caller::Caller,
     claim::{cache_files, only_file_is_marked},
     disk::Disk,
     error_injection::{with, IO_ERROR, NO_SPACE},
     group,
     kernel::{drop_caches, run, Module},
+    ktap::Skip,
     lab::{eventually, Lab},
     stage::expect_error,
     trace::traced,
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{cache::limits::Levels, Errno};
-use std::{io, ops::Range, path::Path, thread, time::Duration};
+use std::{fs, io, ops::Range, path::Path, thread, time::Duration};
 
 group!("netfs_caller":
     occupancy_of_a_file_with_holes,
@@ -33,6 +37,7 @@ group!("netfs_caller":
     written_to_without_a_cache,
     in_use_when_the_cache_goes,
     marked_also_during_the_lookup,
+    lookup_that_fails_under_an_operation,
 );
 
 const K: u64 = 1 << 10;
@@ -452,4 +457,70 @@ fn marked_also_during_the_lookup(lab: &Lab) -> Result<()> {
         "a file without a mark was written to"
     );
     Ok(())
+}
+
+/// Waits until the only cookie is in this state.
+fn cookie_becomes(state: char) -> Result<()> {
+    let mut seen = Ok(vec![]);
+    eventually("the state", || {
+        seen = CookieLine::all();
+        seen.as_ref()
+            .is_ok_and(|cookies| cookies.iter().any(|cookie| cookie.state == state))
+    })
+    .with_context(|| format!("the cookie shall be in state {state}: {seen:?}"))
+}
+
+/// What FS-Cache is doing with its volumes.
+fn volumes_flags() -> Result<Vec<String>> {
+    let text = fs::read_to_string("/proc/fs/fscache/volumes")?;
+    let flags = text
+        .lines()
+        .skip(2)
+        .map(|line| line.split_whitespace().nth(4));
+    let flags = flags.map(|word| Some(word?.to_owned()));
+    flags.collect::<Option<_>>().context("not understood")
+}
+
+/// Who begins to read a file that is being made, and then is not, refers to the cache until he ends,
+/// and the cache to an object.
+fn lookup_that_fails_under_an_operation(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(
+            Skip("C makes a file on a frozen file system, of which ext4 warns".to_owned()).into(),
+        );
+    }
+    let mut scene = Scene::new(lab)?;
+    scene.caller = None;
+    out_of_use()?;
+    for file in cache_files(scene.fs.dir()) {
+        fs::remove_file(file)?;
+    }
+    let dir = scene.fs.dir().to_string_lossy().into_owned();
+    scene.caller = Some(Caller::load_idle(lab)?);
+    eventually("the volume is made", || {
+        volumes_flags().is_ok_and(|flags| flags == ["00"])
+    })?;
+    // No new file can be made until the file system is thawed.
+    run("fsfreeze", &["-f", &dir])?;
+    let began = (|| -> Result<()> {
+        scene.caller()?.command("write-use")?;
+        cookie_becomes('C')?;
+        Ok(scene.caller()?.command("begin")?)
+    })();
+    with(NO_SPACE, || -> Result<()> {
+        run("fsfreeze", &["-u", &dir])?;
+        began?;
+        cookie_becomes('F')
+    })??;
+    let objects = || -> Result<u32> { Ok(Known::all()?.iter().map(|cache| cache.objects).sum()) };
+    ensure!(objects()? == 1, "{} objects under an operation", objects()?);
+    scene.caller()?.command("end")?;
+    eventually("the object is withdrawn", || {
+        objects().is_ok_and(|n| n == 0)
+    })?;
+    // The next use is served.
+    scene.caller = None;
+    scene.caller = Some(Caller::load(lab)?);
+    scene.caller()?.write(0..64 * K)?;
+    Ok(scene.caller()?.read(0..64 * K)?)
 }
