@@ -205,7 +205,7 @@ fn many_under_a_low_limit(lab: &Lab) -> Result<()> {
             maximum: own.maximum,
         },
     )?;
-    let limit = Limit::set(counted + others())?;
+    let limit = Limit::set(counted + how_many_open() + others())?;
     let most = read_all(&client, count)?;
     drop(limit);
     settle()?;
