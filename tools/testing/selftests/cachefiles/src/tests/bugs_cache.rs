@@ -244,6 +244,7 @@ fn eio_from_xattr_at_mount(lab: &Lab) -> Result<()> {
         hand.close();
     }
     println!("{mounted} mounts, {failed} failed");
+    ensure!(failed > 0, "no mount met an error");
     let hand = Hand::bind(&cache)?;
     hand.serve_all();
     drop(hand.mount(lab, "meta3").context("after the errors")?);
