@@ -294,3 +294,27 @@ impl Drop for Client {
         }
     }
 }
+
+/// While this lives nfsd delegates nothing.  It does so by leases, which it has to break for who looks
+/// at the server's side; when the client is slow to give one back, nfsd of 6.12 warns in
+/// `revoke_delegation()`.
+pub struct NoLeases(String);
+
+impl NoLeases {
+    const SWITCH: &str = "/proc/sys/fs/leases-enable";
+
+    /// From now on.
+    pub fn begin() -> Result<NoLeases> {
+        let before = fs::read_to_string(Self::SWITCH)?;
+        fs::write(Self::SWITCH, "0")?;
+        Ok(NoLeases(before))
+    }
+}
+
+impl Drop for NoLeases {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(Self::SWITCH, &self.0) {
+            crate::lab::cleanup_failed(&format!("{}: {error}", Self::SWITCH));
+        }
+    }
+}

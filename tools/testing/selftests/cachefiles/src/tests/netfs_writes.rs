@@ -16,7 +16,7 @@ use crate::{
     kernel::{drop_caches, run},
     lab::{Cache, Lab},
     mapping::Mapping,
-    remote::{Client, Kind, Remote},
+    remote::{Client, Kind, NoLeases, Remote},
 };
 use anyhow::{Context, Result};
 use std::{
@@ -48,6 +48,8 @@ struct Scene {
     keeper: Keeper,
     _cache: Cache,
     remote: Remote,
+    /// On a busy machine the client is slow to give a delegation back.
+    _no_leases: NoLeases,
     mode: Mode,
     /// What the file must be.
     image: Vec<u8>,
@@ -81,6 +83,7 @@ impl Mode {
 
 impl Scene {
     fn new(lab: &Lab, mode: Mode) -> Result<Scene> {
+        let no_leases = NoLeases::begin()?;
         let cache = lab.cache()?;
         let remote = Remote::new(lab, mode.kind())?;
         let image = content(1, ODD_SIZE);
@@ -94,6 +97,7 @@ impl Scene {
             keeper,
             _cache: cache,
             remote,
+            _no_leases: no_leases,
             mode,
             image,
         })
