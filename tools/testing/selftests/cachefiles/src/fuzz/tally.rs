@@ -49,6 +49,12 @@ impl Tally {
             .unwrap_or(0)
     }
 
+    /// How many of this kind there were, whatever came of them.
+    pub fn tried(&self, kind: &str) -> u64 {
+        let errnos = self.counts.get(kind);
+        errnos.map_or(0, |errnos| errnos.values().sum())
+    }
+
     /// A line for each kind.
     pub fn lines(&self) -> Vec<String> {
         let line = |(kind, errnos): (&&str, &BTreeMap<i32, u64>)| {

@@ -332,7 +332,7 @@ impl Cut {
         let before = getrlimit(Resource::Fsize);
         let cut = Rlimit {
             current: Some(bytes),
-            ..before.clone()
+            ..before
         };
         setrlimit(Resource::Fsize, cut)?;
         Ok(Cut(before))
@@ -341,7 +341,7 @@ impl Cut {
 
 impl Drop for Cut {
     fn drop(&mut self) {
-        if let Err(error) = setrlimit(Resource::Fsize, self.0.clone()) {
+        if let Err(error) = setrlimit(Resource::Fsize, self.0) {
             crate::lab::cleanup_failed(&format!("the limit of a file's size: {error}"));
         }
     }

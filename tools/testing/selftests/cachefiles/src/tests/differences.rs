@@ -442,7 +442,7 @@ impl NoDescriptors {
         let next = File::open("/dev/null")?.as_raw_fd();
         let none = Rlimit {
             current: Some(u64::try_from(next)?),
-            ..before.clone()
+            ..before
         };
         setrlimit(Resource::Nofile, none)?;
         Ok(NoDescriptors(before))
@@ -451,7 +451,7 @@ impl NoDescriptors {
 
 impl Drop for NoDescriptors {
     fn drop(&mut self) {
-        if let Err(error) = setrlimit(Resource::Nofile, self.0.clone()) {
+        if let Err(error) = setrlimit(Resource::Nofile, self.0) {
             crate::lab::cleanup_failed(&format!("the limit of open files: {error}"));
         }
     }

@@ -87,7 +87,7 @@ impl Scene<'_> {
         drop(caller);
         out_of_use()?;
         let caller = Caller::load_reader(self.lab)?;
-        Ok(caller.read(DATA).context("reading what was committed")?)
+        caller.read(DATA).context("reading what was committed")
     }
 
     /// Who has the file open goes on, but may find it out of service: what should have been stored in it

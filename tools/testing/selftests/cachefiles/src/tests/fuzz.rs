@@ -29,7 +29,7 @@ group!("fuzz":
 );
 
 /// What a case does unless told otherwise: in the continuous integration, and for a person who waits.
-const OPERATIONS_IN_CI: u64 = 105_000;
+const OPERATIONS_IN_CI: u64 = 115_000;
 const OPERATIONS: u64 = 10_000;
 /// What of that is done in one daemon's life.
 const ROUND: u64 = 10_000;
@@ -157,6 +157,19 @@ fn was_real(tally: &Tally, done: u64) -> Result<()> {
     ] {
         let times = tally.succeeded(kind);
         ensure!(times >= least, "'{kind}' happened {times} times only");
+    }
+    for kind in [
+        "no command",
+        "lseek",
+        "pwrite",
+        "ioctl of the device",
+        "answer of the wrong kind",
+    ] {
+        let times = tally.tried(kind);
+        ensure!(
+            times >= done / 5000,
+            "'{kind}' was tried {times} times only"
+        );
     }
     Ok(())
 }
