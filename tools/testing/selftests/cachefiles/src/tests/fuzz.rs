@@ -167,7 +167,7 @@ fn was_real(tally: &Tally, done: u64) -> Result<()> {
     ] {
         let times = tally.tried(kind);
         ensure!(
-            times >= done / 5000,
+            times >= done / 20_000,
             "'{kind}' was tried {times} times only"
         );
     }
