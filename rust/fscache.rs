@@ -35,9 +35,11 @@ impl Backend for CacheFiles {
         let missed = &cache.missed;
         let volume = Volume::acquire(&cache.into(), cookie, link)
             .and_then(|volume| {
-                let mut volumes = volume.cache.volumes.lock();
-                volumes.push(volume.clone(), GFP_KERNEL)?;
-                drop(volumes);
+                volume
+                    .cache
+                    .volumes
+                    .lock()
+                    .push(volume.clone(), GFP_KERNEL)?;
                 Ok(volume)
             })
             .inspect_err(|_| missed.no_volume())?;

@@ -32,15 +32,6 @@ pub(crate) struct CacheFile {
     pub(crate) unnamed: bool,
 }
 
-impl CacheFile {
-    /// Closes it here and now: dropped, it would be closed later, by a thread of the kernel's, and keep
-    /// its file system mounted until then. Not for who may not sleep.
-    pub(crate) fn close(self) {
-        drop(self.in_use);
-        self.file.close();
-    }
-}
-
 /// Where an object's data is.
 #[pin_data]
 pub(crate) struct Backing {
@@ -98,23 +89,21 @@ impl Backing {
 
     /// Puts the file in service.
     pub(crate) fn install(&self, file: CacheFile) {
-        drop(self.replace(file));
+        drop(self.exchange(file, || ()));
         self.settle();
-    }
-
-    /// Puts another file in service; returns the one there was.
-    fn replace(&self, file: CacheFile) -> Option<CacheFile> {
-        let old = self.file.lock().replace(file);
-        self.known.forget();
-        self.marked.store(false, Ordering::Relaxed);
-        old
     }
 
     /// Puts a file without data in service; returns the one there was.
     pub(crate) fn replace_with_empty(&self, file: CacheFile) -> Option<CacheFile> {
-        let mut in_service = self.file.lock();
         // Nobody who has taken the old file can take the new one for used.
-        self.trust.begin_empty();
+        self.exchange(file, || self.trust.begin_empty())
+    }
+
+    /// Puts another file in service, and does this before anybody can take it; returns the one there
+    /// was.
+    fn exchange(&self, file: CacheFile, before: impl FnOnce()) -> Option<CacheFile> {
+        let mut in_service = self.file.lock();
+        before();
         let old = in_service.replace(file);
         drop(in_service);
         self.known.forget();

@@ -8,7 +8,7 @@ use super::directory::bury;
 use super::disk::Need;
 use super::object::Object;
 use super::volume::Volume;
-use super::withdraw::delete;
+use super::withdraw::{delete, let_go};
 use super::{inject, whole_blocks, BLOCK};
 use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
@@ -264,15 +264,6 @@ fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFil
     delete(object, &found, Killed::Stale)?;
     let_go(object, found);
     create(object)
-}
-
-/// Closes a file that was found and is not served. The daemon may remove it now.
-fn let_go(object: &Object, found: CacheFile) {
-    let (blocks, unnamed) = (found.file.blocks(), found.unnamed);
-    found.close();
-    if !unnamed {
-        object.cache().disk.released(blocks);
-    }
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is

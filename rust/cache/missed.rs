@@ -48,8 +48,11 @@ impl Missed {
 
     /// Whether the file of this cookie, which is about to be looked up, may have been written to.
     pub(super) fn writes_to(&self, cookie: &Cookie) -> bool {
-        let until = Age(self.until.load(Ordering::Relaxed));
-        cookie.is(CookieFlag::LocalWrite) && cookie.age().is_as_old_as(until)
+        cookie.is(CookieFlag::LocalWrite) && cookie.age().is_as_old_as(self.until())
+    }
+
+    fn until(&self) -> Age {
+        Age(self.until.load(Ordering::Relaxed))
     }
 
     /// The lookup of this cookie has failed: what is written to its file until the next one is missed.
@@ -65,8 +68,8 @@ impl Missed {
     /// This volume could be made, maybe only now. Its cookies from now on are looked up.
     pub(crate) fn volume_made(&self, volume: &VolumeCookie<'_>) {
         if self.without_volume.load(Ordering::Relaxed) {
-            let until = Age(self.until.load(Ordering::Relaxed));
-            self.extend(volume.newest_cookie().unwrap_or(until.far_ahead()));
+            let newest = volume.newest_cookie();
+            self.extend(newest.unwrap_or(self.until().far_ahead()));
         }
     }
 

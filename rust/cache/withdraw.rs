@@ -57,9 +57,18 @@ fn take_down(object: &Object) {
             error.to_errno()
         );
     }
-    let (blocks, unnamed) = (open.file.blocks(), open.unnamed);
-    open.close();
-    if !unnamed {
+    let_go(object, open);
+}
+
+/// Closes a file that is not served, or no longer. The daemon may remove it now.
+///
+/// It is closed here and now: dropped, it would be closed by a thread of the kernel's some time later,
+/// and keep its file system mounted until then.
+pub(super) fn let_go(object: &Object, open: CacheFile) {
+    let blocks = open.file.blocks();
+    drop(open.in_use);
+    open.file.close();
+    if !open.unnamed {
         object.cache().disk.released(blocks);
     }
 }

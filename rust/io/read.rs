@@ -107,9 +107,10 @@ fn leading_hole(
     inject::read()?;
     let end = start.saturating_add(len as u64);
     let must_be_whole = object.cache().on_demand.is_some();
-    match object.backing.known.data_from(file, start) {
-        Ok(to) if to >= end || !must_be_whole => return Ok(0),
-        _ => {}
+    if let Ok(to) = object.backing.known.data_from(file, start) {
+        if to >= end || !must_be_whole {
+            return Ok(0);
+        }
     }
     let hole = match file.next_data(start)? {
         Extent::At(data) => usize::try_from(data.saturating_sub(start))
@@ -120,10 +121,10 @@ fn leading_hole(
     if hole > 0 && on_hole == OnHole::Fail {
         return Err(ENODATA);
     }
-    match must_be_whole.then(|| file.next_hole(start)).transpose()? {
-        Some(Extent::At(at)) if at < end => Err(ENODATA),
-        _ => Ok(hole),
+    if must_be_whole && matches!(file.next_hole(start)?, Extent::At(at) if at < end) {
+        return Err(ENODATA);
     }
+    Ok(hole)
 }
 
 impl Done for Read {
@@ -131,20 +132,13 @@ impl Done for Read {
         if let Err(error) = result {
             trace::io_error(self.object.debug_id, file, error, Where::Read);
         }
+        let known = &self.object.backing.known;
         let result = match result {
             // What the file does not have must not pass for zeros.
             Ok(count) if count < self.want => Err(EIO),
             Ok(_) if self.object.cookie.invalidations() != self.invalidations => Err(ESTALE),
             // Nor what was just taken out.
-            Ok(_)
-                if !self
-                    .object
-                    .backing
-                    .known
-                    .nothing_removed_since(self.removals) =>
-            {
-                Err(EIO)
-            }
+            Ok(_) if !known.nothing_removed_since(self.removals) => Err(EIO),
             Ok(count) => Ok(self.skipped + count),
             Err(error) => Err(error),
         };
