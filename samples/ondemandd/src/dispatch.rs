@@ -33,6 +33,15 @@ const RETRY: Timespec = Timespec {
     tv_nsec: 20_000_000,
 };
 
+/// What reading the device has met with.
+#[derive(Default)]
+struct Trouble {
+    /// Reads that have failed in a row.
+    failures: u32,
+    /// That descriptors are missing was said, and requests have been waiting ever since.
+    told_of_descriptors: bool,
+}
+
 /// The signals that mean something to us, as a file descriptor.
 pub struct Signals(SignalFd);
 
@@ -78,7 +87,7 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// Serves until SIGTERM or SIGINT.
     pub fn run(&self) -> Result<()> {
-        let mut failures = 0;
+        let mut trouble = Trouble::default();
         let mut out_of_descriptors = false;
         loop {
             // Level-triggered, so a request that came before the first wait is not missed.
@@ -101,7 +110,7 @@ impl Dispatcher {
                 return Ok(());
             }
             if device || out_of_descriptors {
-                out_of_descriptors = self.drain(&mut failures)?;
+                out_of_descriptors = self.drain(&mut trouble)?;
             }
         }
     }
@@ -126,13 +135,16 @@ impl Dispatcher {
 
     /// Takes requests until there is none, or a batch of them.  True if there are none but OPENs for
     /// which there is no descriptor.
-    fn drain(&self, failures: &mut u32) -> Result<bool> {
+    fn drain(&self, trouble: &mut Trouble) -> Result<bool> {
         let mut refused = false;
         for _ in 0..BATCH {
             match self.shared.device.next_request() {
-                Ok(None) => break,
+                Ok(None) => {
+                    trouble.told_of_descriptors = false;
+                    break;
+                }
                 Ok(Some(request)) => {
-                    (*failures, refused) = (0, false);
+                    (trouble.failures, refused) = (0, false);
                     self.dispatch(request);
                 }
                 Err(error) if is_out_of_descriptors(&error) => {
@@ -140,13 +152,15 @@ impl Dispatcher {
                     if refused {
                         return Ok(true);
                     }
-                    error!(%error, "no descriptor for an OPEN: raise the limit of open files");
-                    refused = true;
+                    if !trouble.told_of_descriptors {
+                        error!(%error, "no descriptor for an OPEN: raise the limit of open files");
+                    }
+                    (trouble.told_of_descriptors, refused) = (true, true);
                 }
                 Err(error) => {
-                    *failures += 1;
+                    trouble.failures += 1;
                     error!(%error, "cannot read a request");
-                    if *failures >= PATIENCE {
+                    if trouble.failures >= PATIENCE {
                         bail!("reading the device fails again and again; the last time: {error}");
                     }
                     break;
