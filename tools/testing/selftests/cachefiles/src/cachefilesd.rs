@@ -151,6 +151,11 @@ impl Known {
             .with_context(|| format!("not understood: {text}"))
     }
 
+    /// The objects of all caches.
+    pub fn objects() -> Result<u32> {
+        Ok(Known::all()?.iter().map(|cache| cache.objects).sum())
+    }
+
     /// Whether it serves.
     pub fn is_active(&self) -> bool {
         self.state == "A"
@@ -249,6 +254,15 @@ pub fn settle() -> Result<()> {
 pub fn at_rest() -> Result<()> {
     eventually("no cookie is being worked on", || {
         CookieLine::all().is_ok_and(|cookies| cookies.iter().all(CookieLine::rests))
+    })
+}
+
+/// Waits until no cache has an object, so that its files have their names: FS-Cache's threads look up and
+/// commit.
+pub fn nothing_in_use() -> Result<()> {
+    at_rest()?;
+    eventually("no file of a cache is in use", || {
+        Known::objects().is_ok_and(|objects| objects == 0)
     })
 }
 

@@ -27,6 +27,7 @@ mod kernel;
 mod ktap;
 mod lab;
 mod layout;
+mod limit;
 mod mapping;
 mod mount;
 mod patience;

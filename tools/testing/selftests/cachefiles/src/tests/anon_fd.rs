@@ -5,19 +5,20 @@
 
 use crate::{
     blob::{pattern, Aligned},
-    daemon::{Blobs, Event, Manner},
+    daemon::{Blobs, Event, Manner, Read},
     group,
     image::BLOCK,
     kernel::try_unload,
     ktap::Skip,
     lab::{eventually, Lab},
+    limit::Lowered,
     mount::Mount,
     raw,
     stage::{self, expect_data, expect_error, join, read_block, read_block_here, Stage, SIZE},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{Device, Errno, ObjectFd, SeekFrom};
-use rustix::process::{getrlimit, setrlimit, Resource, Rlimit};
+use rustix::process::Resource;
 use std::{sync::Arc, thread, time::Duration};
 
 group!("anon_fd":
@@ -43,13 +44,18 @@ fn bytes(offset: u64, len: u64) -> Aligned {
     bytes
 }
 
+/// Writes what is asked for and says so.
+fn answer(read: &Read) -> Result<()> {
+    read.object
+        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
+    Ok(read.object.complete_read(read.msg_id)?)
+}
+
 /// The fd of the blob, which is opened.
 fn opened(stage: &Stage) -> Result<Arc<ObjectFd>> {
     let reader = read_block(&stage.file(), 60);
     let read = stage.daemon.read()?;
-    read.object
-        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-    read.object.complete_read(read.msg_id)?;
+    answer(&read)?;
     expect_data(join(reader)?, 60)?;
     Ok(read.object)
 }
@@ -73,9 +79,7 @@ fn write_before_answer(lab: &Lab) -> Result<()> {
     daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
-    read.object
-        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-    read.object.complete_read(read.msg_id)?;
+    answer(&read)?;
     expect_data(join(reader)?, 0)
 }
 
@@ -160,9 +164,7 @@ fn bad_address(lab: &Lab) -> Result<()> {
     expect_error(got, Errno::FAULT, "writing from a bad address")?;
     let reader = read_block(&stage.file(), 0);
     let read = stage.daemon.read()?;
-    read.object
-        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-    read.object.complete_read(read.msg_id)?;
+    answer(&read)?;
     expect_data(join(reader)?, 0)
 }
 
@@ -188,9 +190,7 @@ fn failed_write_leaves_no_blocks(lab: &Lab) -> Result<()> {
     } else {
         ensure!(first >= 16 * BLOCK, "zeros at {first} count as data");
     }
-    read.object
-        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-    read.object.complete_read(read.msg_id)?;
+    answer(&read)?;
     expect_data(join(reader)?, 20)
 }
 
@@ -203,9 +203,7 @@ fn outlives_the_object(lab: &Lab) -> Result<()> {
     daemon.device()?.open_reply(open.msg_id, Ok(SIZE))?;
     let reader = read_block(&mount.path("file"), 0);
     let read = daemon.read()?;
-    read.object
-        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-    read.object.complete_read(read.msg_id)?;
+    answer(&read)?;
     expect_data(join(reader)?, 0)?;
     mount.unmount()?;
     match daemon.event()? {
@@ -324,29 +322,6 @@ fn large_write(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// While this lives, no file can be written to behind so many bytes.
-struct Cut(Rlimit);
-
-impl Cut {
-    fn at(bytes: u64) -> Result<Cut> {
-        let before = getrlimit(Resource::Fsize);
-        let cut = Rlimit {
-            current: Some(bytes),
-            ..before
-        };
-        setrlimit(Resource::Fsize, cut)?;
-        Ok(Cut(before))
-    }
-}
-
-impl Drop for Cut {
-    fn drop(&mut self) {
-        if let Err(error) = setrlimit(Resource::Fsize, self.0) {
-            crate::lab::cleanup_failed(&format!("the limit of a file's size: {error}"));
-        }
-    }
-}
-
 /// A write that ends within a block, for whatever reason, does not make that block data, whose rest
 /// would be zeros.
 fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
@@ -367,7 +342,7 @@ fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
             }
             let mut unaligned = vec![0; len as usize + 1];
             pattern(stage::SEED, at, &mut unaligned[1..]);
-            let cut = Cut::at(at + BLOCK + part)?;
+            let cut = Lowered::to(Resource::Fsize, at + BLOCK + part)?;
             let wrote = match aligned {
                 true => fd.write_at(&bytes(at, len), at),
                 false => fd.write_at(&unaligned[1..], at),
@@ -385,17 +360,13 @@ fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
                 let may_come = there && aligned && block == at / BLOCK + 1;
                 while may_come && !reader.is_finished() {
                     if let Ok(read) = stage.daemon.read_within(Duration::from_millis(2)) {
-                        read.object
-                            .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-                        read.object.complete_read(read.msg_id)?;
+                        answer(&read)?;
                     }
                 }
                 if !there {
                     let read = stage.daemon.read().with_context(|| what.clone())?;
                     ensure!(read.offset == block * BLOCK, "a READ at {}", read.offset);
-                    read.object
-                        .write_all_at(&bytes(read.offset, read.len), read.offset)?;
-                    read.object.complete_read(read.msg_id)?;
+                    answer(&read)?;
                 }
                 expect_data(join(reader)?, block as u32).with_context(|| what.clone())?;
             }

@@ -2,6 +2,7 @@
 
 //! /dev/cachefiles itself: who may open it, what it says before a cache is bound, and unloading.
 
+use super::eviction::number_in;
 use crate::{
     daemon::Blobs,
     group,
@@ -172,13 +173,8 @@ fn state_line_of_plain_bind(lab: &Lab) -> Result<()> {
     ];
     ensure!(names == want, "the state line is {line:?}");
     ensure!(line.starts_with("cull=0 "), "an empty cache says {line:?}");
-    let value = |name: &str| {
-        let word = line
-            .split(' ')
-            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        word.and_then(|hex| u64::from_str_radix(hex, 16).ok())
-    };
-    let blocks = (value("brun"), value("bcull"), value("bstop"));
+    let value = |name| number_in(&line, name);
+    let blocks = (value("brun")?, value("bcull")?, value("bstop")?);
     ensure!(
         blocks.0 > blocks.1 && blocks.1 > blocks.2,
         "the limits are not in order: {line:?}"

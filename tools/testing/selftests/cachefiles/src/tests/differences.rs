@@ -4,8 +4,8 @@
 //! that no other case shows.  On C's module a case shows what C does.
 
 use super::{
-    bugs_scene::{mounting, served, Hand, Mounted, Scene},
-    eviction::{bound, give_back, polled, take_space, LEVELS, NOW},
+    bugs_scene::{bytes, mounting, served, Hand, Mounted, Scene},
+    eviction::{bound, give_back, polled, state_line, take_space, LEVELS, NOW},
 };
 use crate::{
     daemon::Manner,
@@ -16,6 +16,7 @@ use crate::{
     ktap::Skip,
     lab::{eventually, Cache, Lab},
     layout,
+    limit::Lowered,
     mount::Mount,
     patience::SOON,
     raw,
@@ -27,7 +28,7 @@ use cachefiles_client::{Errno, Request};
 use rustix::{
     event::PollFlags,
     fs::{fallocate, getxattr, removexattr, setxattr, FallocateFlags, XattrFlags},
-    process::{getrlimit, setrlimit, Resource, Rlimit},
+    process::Resource,
 };
 use std::{
     env,
@@ -230,10 +231,8 @@ fn state_line_that_was_not_told(lab: &Lab) -> Result<()> {
     let short = device.read_bytes(&mut [0; 8]);
     expect_error(short, Errno::MSGSIZE, "a short buffer")?;
     forgotten(news()?, "after a short read")?;
-    let mut line = [0; 256];
-    let len = device.read_bytes(&mut line)?;
     ensure!(
-        line[..len].starts_with(b"cull=1 "),
+        state_line(&device)?.starts_with("cull=1 "),
         "the state is otherwise"
     );
     ensure!(!news()?, "what was told is news still");
@@ -433,30 +432,6 @@ fn range_that_is_there_in_part(lab: &Lab) -> Result<()> {
     reader.join().ok().context("the reader panicked")?
 }
 
-/// No file can be opened while this lives, as all descriptors are taken.
-struct NoDescriptors(Rlimit);
-
-impl NoDescriptors {
-    fn begin() -> Result<NoDescriptors> {
-        let before = getrlimit(Resource::Nofile);
-        let next = File::open("/dev/null")?.as_raw_fd();
-        let none = Rlimit {
-            current: Some(u64::try_from(next)?),
-            ..before
-        };
-        setrlimit(Resource::Nofile, none)?;
-        Ok(NoDescriptors(before))
-    }
-}
-
-impl Drop for NoDescriptors {
-    fn drop(&mut self) {
-        if let Err(error) = setrlimit(Resource::Nofile, self.0) {
-            crate::lab::cleanup_failed(&format!("the limit of open files: {error}"));
-        }
-    }
-}
-
 /// An OPEN for which the daemon has no descriptor stays, and does not hold up what else there is: a
 /// READ behind it is delivered.  C fails the OPEN.
 fn open_without_a_descriptor(lab: &Lab) -> Result<()> {
@@ -467,7 +442,9 @@ fn open_without_a_descriptor(lab: &Lab) -> Result<()> {
     let file = File::open(scene.mount.file())?;
     let mount = mounting(lab, "meta2", "");
     ensure!(device.wait(Some(*SOON))?, "no OPEN came");
-    let none = NoDescriptors::begin()?;
+    // All descriptors below the next one are taken.
+    let next = File::open("/dev/null")?.as_raw_fd();
+    let none = Lowered::to(Resource::Nofile, u64::try_from(next)?)?;
     let reader = thread::spawn(move || {
         let mut bytes = vec![0; BLOCK as usize];
         let got = file.read_exact_at(&mut bytes, 5 * BLOCK).map(|()| bytes);
@@ -488,8 +465,7 @@ fn open_without_a_descriptor(lab: &Lab) -> Result<()> {
                 len,
                 ..
             })) => {
-                blob.object
-                    .write_all_at(&super::bugs_scene::bytes(offset, len), offset)?;
+                blob.object.write_all_at(&bytes(offset, len), offset)?;
                 blob.object.complete_read(msg_id)?;
             }
             Ok(None) => thread::sleep(Duration::from_millis(1)),

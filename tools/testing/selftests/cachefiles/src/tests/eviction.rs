@@ -392,12 +392,12 @@ fn state_line_tells_of_culling(lab: &Lab) -> Result<()> {
     let cache = lab.cache_of(64)?;
     let device = bound(&cache, |config| config.blocks = LEVELS, "bind")?;
     for _ in 0..2 {
-        let line = state(&device)?;
+        let line = state_line(&device)?;
         ensure!(line.starts_with("cull=0 "), "{line}");
         let events = polled(&device, NOW)?;
         ensure!(events.is_empty(), "it polls {events:?}");
         let ballast = take_space(cache.dir())?;
-        let line = state(&device)?;
+        let line = state_line(&device)?;
         ensure!(line.starts_with("cull=1 "), "{line}");
         // What was just read is no news.
         let events = polled(&device, NOW)?;
@@ -408,24 +408,29 @@ fn state_line_tells_of_culling(lab: &Lab) -> Result<()> {
 }
 
 /// The state line.
-fn state(device: &Device) -> Result<String> {
+pub(super) fn state_line(device: &Device) -> Result<String> {
     let mut line = [0; 256];
     let len = device.read_bytes(&mut line)?;
     Ok(String::from_utf8_lossy(&line[..len]).into_owned())
 }
 
+/// A number of the state line.
+pub(super) fn number_in(line: &str, name: &str) -> Result<u64> {
+    let word = line
+        .split(' ')
+        .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    let number = word.and_then(|hex| u64::from_str_radix(hex, 16).ok());
+    number.with_context(|| format!("no {name} in {line:?}"))
+}
+
 /// The files that the cache has let go of since the last time, and their blocks: culling may be worth
 /// another try.
 fn released(device: &Device) -> Result<(u64, u64)> {
-    let line = state(device)?;
-    let value = |name: &str| {
-        let word = line
-            .split(' ')
-            .find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        let value = word.and_then(|hex| u64::from_str_radix(hex, 16).ok());
-        value.with_context(|| format!("no {name} in {line:?}"))
-    };
-    Ok((value("freleased")?, value("breleased")?))
+    let line = state_line(device)?;
+    Ok((
+        number_in(&line, "freleased")?,
+        number_in(&line, "breleased")?,
+    ))
 }
 
 /// A file that goes out of use can be culled from then on: whoever polls is told, and how much of the
@@ -441,7 +446,7 @@ fn state_line_counts_what_is_released(lab: &Lab) -> Result<()> {
         cache_files(cache.dir()).len() == 1
     })?;
     at_rest()?;
-    state(&device)?;
+    state_line(&device)?;
     for _ in 0..3 {
         ensure!(released(&device)? == (0, 0), "nothing was released");
         let events = polled(&device, NOW)?;

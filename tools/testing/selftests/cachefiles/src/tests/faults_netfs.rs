@@ -5,12 +5,12 @@
 //! not), and the next try works.
 
 use crate::{
-    cachefilesd::{at_rest, is_bound, Keeper, Known},
+    cachefilesd::{at_rest, is_bound, nothing_in_use, Keeper},
     caller::Caller,
     claim::cache_files,
     fault::{each_allocation, Fault},
     group,
-    lab::{eventually, Cache, Lab},
+    lab::{Cache, Lab},
     raw::errno,
 };
 use anyhow::{ensure, Context, Result};
@@ -73,7 +73,7 @@ impl Scene<'_> {
 
     /// No file is in the cache, nor in use.
     fn nothing_is_cached(&self) -> Result<()> {
-        out_of_use()?;
+        nothing_in_use()?;
         for file in cache_files(self.cache.dir()) {
             fs::remove_file(file)?;
         }
@@ -85,13 +85,13 @@ impl Scene<'_> {
         let caller = self.stored()?;
         caller.read(DATA).context("reading what was stored")?;
         drop(caller);
-        out_of_use()?;
+        nothing_in_use()?;
         let caller = Caller::load_reader(self.lab)?;
         caller.read(DATA).context("reading what was committed")
     }
 
     /// Who has the file open goes on, but may find it out of service: what should have been stored in it
-    /// was not.  For who comes next all is well.
+    /// was not.
     fn next_try(&mut self, caller: Caller) -> Result<()> {
         for got in [caller.read(DATA), caller.rewrite(DATA), caller.read(DATA)] {
             let refused = matches!(
@@ -100,18 +100,15 @@ impl Scene<'_> {
             );
             ensure!(got.is_ok() || refused, "the next try: {got:?}");
         }
+        self.next_one(caller)
+    }
+
+    /// Who had the file open goes.  For who comes next all is well, in another session if need be.
+    fn next_one(&mut self, caller: Caller) -> Result<()> {
         drop(caller);
         self.bind_again()?;
         self.works()
     }
-}
-
-/// Waits until the cache has no object: FS-Cache's threads commit.
-pub(super) fn out_of_use() -> Result<()> {
-    at_rest()?;
-    eventually("no object is in memory", || {
-        Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.objects == 0))
-    })
 }
 
 /// An operation that failed has said so with an errno that a netfs knows, and because of the fault.
@@ -144,9 +141,7 @@ fn lookup_of_a_new_file(lab: &Lab) -> Result<()> {
         if told(fault, got)?.is_some() {
             caller.read(DATA)?;
         }
-        drop(caller);
-        scene.bind_again()?;
-        scene.works()
+        scene.next_one(caller)
     })
 }
 
@@ -154,16 +149,14 @@ fn lookup_of_a_file_that_is_there(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
     each_allocation("lookup of a file that is there", 5, 1, |fault| {
         drop(scene.stored()?);
-        out_of_use()?;
+        nothing_in_use()?;
         let (caller, got) = fault.during(|| {
             let caller = Caller::load_reader(lab)?;
             let got = caller.read(DATA);
             Ok::<_, anyhow::Error>((caller, got))
         })??;
         told(fault, got)?;
-        drop(caller);
-        scene.bind_again()?;
-        scene.works()
+        scene.next_one(caller)
     })
 }
 
@@ -234,7 +227,7 @@ fn invalidating(lab: &Lab) -> Result<()> {
         nothing(caller.read(DATA)).context("once more")?;
         drop(caller);
         scene.bind_again()?;
-        out_of_use()?;
+        nothing_in_use()?;
         let caller = Caller::load_reader(lab)?;
         // C has the old data for the new: `netfs_caller:invalidation_that_fails`.
         let got = caller.read(DATA);
@@ -254,7 +247,7 @@ fn committing(lab: &Lab) -> Result<()> {
         let caller = scene.stored()?;
         fault.during(|| {
             drop(caller);
-            out_of_use()
+            nothing_in_use()
         })??;
         scene.bind_again()?;
         rounds += 1;
@@ -280,8 +273,6 @@ fn withdrawing_the_cache(lab: &Lab) -> Result<()> {
             got.as_ref().map_err(errno) == Err(Some(Errno::NOBUFS)),
             "a read without a cache: {got:?}"
         );
-        drop(caller);
-        scene.bind_again()?;
-        scene.works()
+        scene.next_one(caller)
     })
 }

@@ -5,6 +5,7 @@
 
 use crate::{
     blob::{Aligned, Blob},
+    cachefilesd::Known,
     daemon::{Blobs, Daemon, Manner},
     fault::{each_allocation, Fault},
     image::{Image, BLOCK},
@@ -18,7 +19,7 @@ use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::Errno;
 use rustix::fs::{fadvise, Advice};
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     path::Path,
     sync::LazyLock,
@@ -110,20 +111,8 @@ pub fn unmount(mut mount: Mount) -> Result<()> {
 /// Waits until the cache has no object.
 pub fn withdrawn() -> Result<()> {
     eventually("the objects are withdrawn", || {
-        objects().is_ok_and(|n| n == 0)
+        Known::objects().is_ok_and(|objects| objects == 0)
     })
-}
-
-/// The objects that FS-Cache counts in all caches.
-fn objects() -> Result<u32> {
-    let text = fs::read_to_string("/proc/fs/fscache/caches")?;
-    let counts = text.lines().skip(2);
-    counts
-        .map(|line| {
-            let count = line.split_whitespace().nth(3).context("no count")?;
-            Ok(count.parse::<u32>()?)
-        })
-        .sum()
 }
 
 /// What became of a read.

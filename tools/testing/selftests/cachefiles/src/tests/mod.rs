@@ -112,7 +112,7 @@ pub const LONG: &[&str] = &[
 
 /// The groups that run in v5 too.  The others are about what no message tells of (the device and its
 /// commands, space, what the disk does, the ordinary mode), have both protocols in them (`fuzz`),
-/// or are v5's own.
+/// show the events of mainline's messages (`trace`), or are v5's own.
 pub const IN_V5: &[InV5] = &[
     InV5 {
         group: &open_request::GROUP,

@@ -3,12 +3,9 @@
 //! The operations that no netfs of 6.12 calls, called by a module that is a netfs for that alone
 //! (`netfs_caller/`).
 
-use super::{
-    eviction::{bound, give_back, take_space},
-    faults_netfs::out_of_use,
-};
+use super::eviction::{bound, give_back, take_space};
 use crate::{
-    cachefilesd::{CookieLine, Counters, Keeper, Known},
+    cachefilesd::{nothing_in_use, CookieLine, Counters, Keeper, Known},
     caller::Caller,
     claim::{cache_files, only_file_is_marked},
     disk::Disk,
@@ -491,7 +488,7 @@ fn lookup_that_fails_under_an_operation(lab: &Lab) -> Result<()> {
     }
     let mut scene = Scene::new(lab)?;
     scene.caller = None;
-    out_of_use()?;
+    nothing_in_use()?;
     for file in cache_files(scene.fs.dir()) {
         fs::remove_file(file)?;
     }
@@ -512,12 +509,10 @@ fn lookup_that_fails_under_an_operation(lab: &Lab) -> Result<()> {
         began?;
         cookie_becomes('F')
     })??;
-    let objects = || -> Result<u32> { Ok(Known::all()?.iter().map(|cache| cache.objects).sum()) };
-    ensure!(objects()? == 1, "{} objects under an operation", objects()?);
+    let objects = Known::objects()?;
+    ensure!(objects == 1, "{objects} objects under an operation");
     scene.caller()?.command("end")?;
-    eventually("the object is withdrawn", || {
-        objects().is_ok_and(|n| n == 0)
-    })?;
+    nothing_in_use()?;
     // The next use is served.
     scene.caller = None;
     scene.caller = Some(Caller::load(lab)?);

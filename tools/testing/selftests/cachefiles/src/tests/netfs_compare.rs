@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    cachefilesd::{at_rest, drop_pages, settle, Counters, Keeper, Known},
+    cachefilesd::{at_rest, drop_pages, nothing_in_use, settle, Counters, Keeper, Known},
     group, kernel,
     kernel::Module,
-    lab::{eventually, Cache, Lab},
+    lab::{Cache, Lab},
     layout,
     remote::{Client, Kind, Remote},
 };
@@ -44,13 +44,6 @@ fn fresh(lab: &Lab, module: &Path) -> Result<Cache> {
     let fs = Backing::ext4(lab.base(), 0, 64)?;
     let module = Module::load(module)?;
     Ok(Cache { module, fs })
-}
-
-/// Waits until all files of the cache are out of use; then they have their names.
-fn nothing_in_use() -> Result<()> {
-    eventually("no file of the cache is in use", || {
-        Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.objects == 0))
-    })
 }
 
 /// The cache that a module makes of reading.
@@ -419,9 +412,7 @@ fn counted(lab: &Lab, module: &Path) -> Result<Vec<(&'static str, Vec<i64>)>> {
     note("no room for a file")?;
     give_back(&ballast)?;
     let inode = fs::metadata(client.path("filled"))?.ino();
-    let active =
-        || Known::all().map(|caches| caches.iter().map(|cache| cache.objects).sum::<u32>());
-    let objects = active()?;
+    let objects = Known::objects()?;
     client.unmount()?;
     nothing_in_use()?;
     becomes(&device, "cull", &place(&cache, Kind::NineP, inode)?, Ok(()))?;

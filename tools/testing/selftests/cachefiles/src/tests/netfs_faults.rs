@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    cachefilesd::{at_rest, is_bound, Keeper},
+    cachefilesd::{is_bound, nothing_in_use, Keeper},
     claim::cache_files,
     disk::{Disk, Health},
     error_injection::{Injection, IO_ERROR},
@@ -395,7 +395,7 @@ fn ninep_volume_that_could_not_be_made(lab: &Lab) -> Result<()> {
     check(&scene.client()?.path("file"), &image)?;
     settle()?;
     scene.unmount()?;
-    at_rest()?;
+    nothing_in_use()?;
     let files = cache_files(scene.fs.dir());
     ensure!(files.len() == 1, "{files:?} are cached");
     let new = content(2, 3 * PAGE);

@@ -19,13 +19,14 @@ use crate::{
     kernel::slab_objects,
     ktap::in_ci,
     lab::{eventually, Lab},
+    limit::Lowered,
     patience::patiently,
     remote::{Client, Kind, NoLeases, Remote},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::Errno;
 use rustix::{
-    process::{getrlimit, setrlimit, Resource, Rlimit},
+    process::Resource,
     thread::{capabilities, set_capabilities, CapabilitySet},
 };
 use std::{
@@ -131,10 +132,7 @@ pub(super) fn lru_falls_to(most: i64) -> Result<()> {
     // It looks after them ten seconds after their last use; naming thousands of new ones takes time.
     let deadline = Instant::now() + Duration::from_secs(12) + patiently(Duration::from_secs(60));
     loop {
-        let objects = Known::all()?
-            .iter()
-            .map(|cache| i64::from(cache.objects))
-            .sum::<i64>();
+        let objects = i64::from(Known::objects()?);
         if objects <= most {
             return Ok(());
         }
@@ -164,8 +162,7 @@ fn read_half(client: &Client, first: usize, count: usize) -> Result<i64> {
         compare(client, number)?;
         if number % 50 == first {
             most = most.max(all_open_files()?);
-            let objects: u32 = Known::all()?.iter().map(|cache| cache.objects).sum();
-            if i64::from(objects) > how_many_open() - 100 {
+            if i64::from(Known::objects()?) > how_many_open() - 100 {
                 lru_falls_to(how_many_open() / 2)?;
             }
         }
@@ -199,14 +196,7 @@ fn many_under_a_low_limit(lab: &Lab) -> Result<()> {
     let mut daemon = Keeper::start(cache.dir())?;
     let mut client = remote.mount()?;
     let (base, counted) = (all_open_files()?, open_files()?);
-    let own = getrlimit(Resource::Nofile);
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(32),
-            maximum: own.maximum,
-        },
-    )?;
+    let _own = Lowered::to(Resource::Nofile, 32)?;
     let limit = Limit::set(counted + how_many_open() + others())?;
     let most = read_all(&client, count)?;
     drop(limit);
@@ -224,7 +214,7 @@ fn many_under_a_low_limit(lab: &Lab) -> Result<()> {
     );
     client.unmount()?;
     eventually("no file of the cache is open", || {
-        Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.objects == 0))
+        Known::objects().is_ok_and(|objects| objects == 0)
             && all_open_files().is_ok_and(|open| open < base + 100)
     })?;
     // What was stored comes from the cache, however few of it were open at a time.

@@ -201,7 +201,7 @@ fn size_that_no_file_can_have(lab: &Lab) -> Result<()> {
     // C's object does not go before the CLOSE is read.
     if !lab.is_peer() {
         eventually("the object is gone", || {
-            Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.objects == 0))
+            Known::objects().is_ok_and(|objects| objects == 0)
         })?;
     }
     ensure!(device.wait(Some(*SOON))?, "no CLOSE");
