@@ -252,7 +252,14 @@ impl Client {
             Some(options.as_c_str()),
         );
         match mounted {
-            Ok(()) => Ok(Client { dir, mounted: true }),
+            Ok(()) => {
+                let client = Client { dir, mounted: true };
+                // A user is attached to the server at the first lookup. If two are the first, one of
+                // them may look for the root's own name in the root (v9fs_fid_lookup_with_uid()): ENOENT.
+                let root = fs::File::open(client.dir());
+                root.with_context(|| format!("opening the root of 9P {tag}"))?;
+                Ok(client)
+            }
             Err(rustix::io::Errno::NOENT) => {
                 Err(Skip(format!("the VM has no 9P share {tag}")).into())
             }
