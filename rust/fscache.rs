@@ -32,19 +32,19 @@ impl Backend for CacheFiles {
         cookie: &VolumeCookie<'_>,
         link: Arc<VolumeLink>,
     ) -> Result<Arc<Volume>> {
-        let missed = &cache.missed;
-        let volume = Volume::acquire(&cache.into(), cookie, link)
-            .and_then(|volume| {
-                volume
-                    .cache
-                    .volumes
-                    .lock()
-                    .push(volume.clone(), GFP_KERNEL)?;
-                Ok(volume)
-            })
-            .inspect_err(|_| missed.no_volume())?;
-        volume.cache.missed.volume_made(cookie);
+        let volume = Volume::new(&cache.into(), cookie, link)?;
+        volume
+            .cache
+            .volumes
+            .lock()
+            .push(volume.clone(), GFP_KERNEL)?;
+        // The lookups try again, and each tells its own netfs.
+        let _ = volume.directories();
         Ok(volume)
+    }
+
+    fn no_volume(cache: ArcBorrow<'_, Cache>) {
+        cache.missed.no_volume();
     }
 
     fn free_volume(volume: Arc<Volume>) -> Arc<VolumeLink> {

@@ -164,7 +164,7 @@ impl Object {
 
 /// Walks to the file by name, or makes one (`cachefiles_look_up_object()`).
 fn find(object: &Object) -> Result<CacheFile> {
-    let fan = object.volume.fan(object.cookie.hash())?.dentry();
+    let fan = object.fan()?.dentry();
     let found = inject::read().and_then(|()| fan.find(&object.name));
     trace::lookup(object.debug_id, fan, &found);
     let dentry = match found {
@@ -233,7 +233,7 @@ fn create(object: &Object) -> Result<CacheFile> {
 /// Makes a file in the cache's file system that has no name.
 pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
     let disk = &object.cache().disk;
-    let fan = object.volume.fan(object.cookie.hash())?.dentry();
+    let fan = object.fan()?.dentry();
     let file = inject::write()
         .and_then(|()| File::create_unnamed(&disk.mnt, fan, &disk.cred))
         .inspect_err(|&error| {

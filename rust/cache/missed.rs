@@ -5,20 +5,17 @@
 //! FS-Cache notes in a cookie that its file is about to be written to, and tells the cache, if there
 //! is one; the note stays. So a cookie that is older than the cache and has the note may stand for a
 //! file that is not what is cached, under coherency data that only the server changes; C serves what
-//! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed, or
-//! its volume could not be made, in which case we are not asked to look its cookies up.
+//! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed.
 //! Never here: writes that the cache is told of, which are in `local_write.rs`.
 
-use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag, VolumeCookie};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag};
+use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::prelude::*;
 
 /// What may have been missed.
 pub(crate) struct Missed {
     /// By cookies up to this age.
     until: AtomicU32,
-    /// A volume could not be made, and its cookies may have been used.
-    without_volume: AtomicBool,
 }
 
 impl Missed {
@@ -26,7 +23,6 @@ impl Missed {
     pub(super) const fn nothing() -> Self {
         Missed {
             until: AtomicU32::new(0),
-            without_volume: AtomicBool::new(false),
         }
     }
 
@@ -34,7 +30,6 @@ impl Missed {
     pub(super) fn everything(calendar: &Calendar) -> Result<Self> {
         Ok(Missed {
             until: AtomicU32::new(calendar.today()?.far_ahead().0),
-            without_volume: AtomicBool::new(false),
         })
     }
 
@@ -60,17 +55,10 @@ impl Missed {
         self.extend(cookie.age());
     }
 
-    /// A volume could not be made.
+    /// There was no memory for a volume, so that its cookies are used and not looked up. Which these are
+    /// is not known; from now on nothing that was written to is used.
     pub(crate) fn no_volume(&self) {
-        self.without_volume.store(true, Ordering::Relaxed);
-    }
-
-    /// This volume could be made, maybe only now. Its cookies from now on are looked up.
-    pub(crate) fn volume_made(&self, volume: &VolumeCookie<'_>) {
-        if self.without_volume.load(Ordering::Relaxed) {
-            let newest = volume.newest_cookie();
-            self.extend(newest.unwrap_or(self.until().far_ahead()));
-        }
+        self.extend(self.until().far_ahead());
     }
 
     /// What was written to the files of cookies up to this age was missed, too.

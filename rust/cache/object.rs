@@ -3,8 +3,9 @@
 //! An object: one cached file in service, between a cookie and a backing file.
 
 use super::backing::Backing;
+use super::directory::Directory;
 use super::key::{cook, NAME_MAX};
-use super::volume::Volume;
+use super::volume::{Directories, Volume};
 use super::Cache;
 use crate::ondemand::{DemandObject, Store};
 use crate::sys::file::File;
@@ -20,7 +21,9 @@ static LAST_DEBUG_ID: AtomicU32 = AtomicU32::new(0);
 /// An object (`struct cachefiles_object`). Counted by the cookie, the cache's index, and reads under
 /// way; freed by whichever is last, after its file has been taken away.
 pub(crate) struct Object {
-    /// The volume it is in, with the directory that holds it.
+    /// The directories of its volume.
+    directories: Arc<Directories>,
+    /// The volume it is in.
     pub(crate) volume: Arc<Volume>,
     /// The name of its file.
     pub(crate) name: KVec<u8>,
@@ -42,6 +45,7 @@ impl Object {
     /// A new object for `cookie`, in the index of its cache, without a file.
     pub(crate) fn new(volume: &Arc<Volume>, cookie: &Cookie) -> Result<Arc<Self>> {
         let cache = &volume.cache;
+        let directories = volume.directories()?;
         let count = ObjectCount::new(cache.cookie());
         let mut buffer = [0; NAME_MAX];
         let cooked = cook(cookie.key(), &mut buffer).map_err(|error| {
@@ -60,6 +64,7 @@ impl Object {
         let slot = cache.objects.reserve()?;
         let object = Arc::new(
             Object {
+                directories,
                 volume: volume.clone(),
                 name,
                 debug_id,
@@ -79,6 +84,11 @@ impl Object {
     /// Notes in a trace what becomes of it.
     pub(crate) fn seen(&self, why: Seen) {
         trace::seen(self.debug_id, self.cookie.debug_id(), why);
+    }
+
+    /// The directory that holds its file.
+    pub(crate) fn fan(&self) -> Result<&Directory> {
+        self.directories.fan(self.cookie.hash())
     }
 
     /// The cache it is in.

@@ -95,7 +95,7 @@ pub(super) fn discard(object: &Object, open: &CacheFile, why: Killed) {
 pub(super) fn delete(object: &Object, open: &CacheFile, why: Killed) -> Result {
     let disk = &object.cache().disk;
     let dentry = open.file.dentry().ok_or(ENOENT)?;
-    let fan = object.volume.fan(object.cookie.hash())?.dentry();
+    let fan = object.fan()?.dentry();
     let locked = fan.lock(&disk.mnt)?;
     // Whoever else can write there may have removed it, and given its name to another.
     if !locked.holds(&dentry) || dentry.is_unhashed() {
@@ -135,7 +135,7 @@ fn commit(object: &Object, open: &mut CacheFile) -> Result {
 /// Gives the new file its name, in the place of a stale one (`cachefiles_commit_tmpfile()`).
 fn name(object: &Object, open: &CacheFile) -> Result {
     let disk = &object.cache().disk;
-    let fan = object.volume.fan(object.cookie.hash())?.dentry();
+    let fan = object.fan()?.dentry();
     let locked = fan.lock(&disk.mnt)?;
     let failed = |error, at| {
         trace::vfs_error(object.debug_id, Some(locked.inode().clone()), error, at);

@@ -247,21 +247,11 @@ impl Calendar {
 
     /// The age of a cookie that is newer than all that the netfs have now.
     pub(crate) fn today(&self) -> Result<Age> {
-        // SAFETY: The volume is valid by the type invariant.
-        unsafe { newest_cookie(self.volume.as_ptr()) }
+        let mut number = 0;
+        // SAFETY: The volume is valid by the type invariant, and `number` is writable for the call.
+        to_result(unsafe { bindings::cfrs_newest_cookie(self.volume.as_ptr(), &mut number) })?;
+        Ok(Age(number))
     }
-}
-
-/// The age of a cookie that is newer than all others.
-///
-/// # Safety
-///
-/// The volume must be valid; the cookie is made, and given back, in it.
-unsafe fn newest_cookie(volume: *mut bindings::fscache_volume) -> Result<Age> {
-    let mut number = 0;
-    // SAFETY: The caller promises a valid volume; `number` is writable for the call.
-    to_result(unsafe { bindings::cfrs_newest_cookie(volume, &mut number) })?;
-    Ok(Age(number))
 }
 
 impl Drop for Calendar {
@@ -296,13 +286,6 @@ impl VolumeCookie<'_> {
     pub(crate) fn debug_id(&self) -> u32 {
         // SAFETY: Never changes.
         unsafe { (*self.0.get()).debug_id }
-    }
-
-    /// The age of a cookie that is newer than all there are now. May sleep.
-    pub(crate) fn newest_cookie(&self) -> Result<Age> {
-        // SAFETY: The volume is valid while it is borrowed. A cookie that nobody uses is not looked up,
-        // so that it does not matter that the volume has no back end yet.
-        unsafe { newest_cookie(self.0.get()) }
     }
 
     /// Copies the coherency data to the end of `out`.

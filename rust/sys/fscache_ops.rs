@@ -45,6 +45,8 @@ pub(crate) trait Backend: Sized + 'static {
         cookie: &VolumeCookie<'_>,
         link: Arc<VolumeLink>,
     ) -> Result<Arc<Self::Volume>>;
+    /// A volume could not be represented, and its cookies are not looked up.
+    fn no_volume(cache: ArcBorrow<'_, Self::Cache>);
     /// FS-Cache frees the volume: forget it.
     fn free_volume(volume: Arc<Self::Volume>) -> Arc<VolumeLink>;
     /// Looks the cookie up, or creates it. May sleep.
@@ -223,18 +225,17 @@ impl<B: Backend> Table<B> {
         // SAFETY: FS-Cache holds an access to the cache, whose record points to what `Active` has.
         let cache = unsafe { ArcBorrow::<B::Cache>::from_raw((*(*raw).cache).cache_priv.cast()) };
         // SAFETY: The volume is valid until `free_volume`, which marks the link.
-        let Ok(link) = (unsafe { VolumeLink::new(ptr) }) else {
-            return;
-        };
+        let link = unsafe { VolumeLink::new(ptr) };
         // SAFETY: The volume is valid for this call.
         let cookie = unsafe { VolumeCookie::from_raw(raw) };
-        if let Ok(volume) = B::acquire_volume(cache, &cookie, link) {
+        match link.and_then(|link| B::acquire_volume(cache, &cookie, link)) {
             // SAFETY: FS-Cache lets one task at a time make a volume, so the field is ours. The
             // volume is kept from waking waiters until it is withdrawn, as FS-Cache asks for.
-            unsafe {
+            Ok(volume) => unsafe {
                 bindings::cfrs_pin_volume(raw);
                 (*raw).cache_priv = Arc::into_raw(volume).cast_mut().cast();
-            }
+            },
+            Err(_) => B::no_volume(cache),
         }
     }
 

@@ -39,6 +39,7 @@ group!("netfs_faults":
     nfs_on_a_full_disk,
     ninep_on_a_full_disk,
     ninep_volume_that_could_not_be_made,
+    nfs_invalidated_without_a_volume,
 );
 
 /// The size of every file: whole pages, so that no end of a file is fetched on its own.
@@ -423,4 +424,40 @@ fn ninep_volume_that_could_not_be_made(lab: &Lab) -> Result<()> {
         settle()?;
     }
     scene.unmount()
+}
+
+/// NFS invalidates what is opened to be written to, at once, while it is looked up.  If there is no
+/// volume to look it up in, the cookie must be given up all the same.
+fn nfs_invalidated_without_a_volume(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("FS-Cache has no volume of C's, and frees a cookie in use".into()).into());
+    }
+    let mut scene = Scene::new(lab, Kind::Nfs(4))?;
+    let mut image = content(1, SIZE);
+    publish(&scene.remote, "file", &image)?;
+    scene.unmount()?;
+    nothing_in_use()?;
+    let new = content(2, 3 * PAGE);
+    let injection = Injection::of(IO_ERROR)?;
+    scene.mount()?;
+    let path = scene.client()?.path("file");
+    for _ in 0..3 {
+        let file = OpenOptions::new().read(true).write(true).open(&path)?;
+        file.write_all_at(&new, PAGE as u64)?;
+        file.sync_all()?;
+        drop(file);
+        settle()?;
+        // The inode goes, and with it its cookie.
+        drop_caches()?;
+    }
+    image[PAGE..4 * PAGE].copy_from_slice(&new);
+    injection.turn(0)?;
+    ensure!(is_bound(), "the cache has died");
+    for _ in 0..2 {
+        check_both(scene.client()?, &scene.remote, "file", &image)?;
+        settle()?;
+        drop_caches()?;
+    }
+    scene.unmount()?;
+    nothing_in_use()
 }
