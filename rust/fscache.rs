@@ -11,8 +11,8 @@ use crate::sys::fscache::{Cookie, VolumeCookie, VolumeLink};
 use crate::sys::fscache_ops::{Backend, Lookup};
 use crate::sys::iov_iter::IovIter;
 use crate::sys::log::Call;
-use crate::sys::netfs::{OnHole, ReadFlags, Resources, Source, Termination};
-use crate::sys::subrequest::{ReadSubrequest, WriteSubrequest};
+use crate::sys::netfs::{OnHole, Resources, Source, Termination};
+use crate::sys::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
 use core::ops::Range;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -67,15 +67,12 @@ impl Backend for CacheFiles {
         object.file_for(invalidations)
     }
 
-    fn prepare_on_demand_read(
-        object: ArcBorrow<'_, Object>,
-        file: &File,
-        start: u64,
-        len: &mut usize,
-        flags: &mut ReadFlags<'_>,
+    fn prepare_on_demand_read<'a>(
+        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Object>, File)>,
+        read: &mut DemandRead<'_>,
     ) -> Source {
-        let _call = Call::enter("prepare_on_demand_read", object.cookie.debug_id());
-        prepare::prepare(&object, file, start, len, flags)
+        let _call = Call::enter("prepare_on_demand_read", read.cookie().debug_id());
+        prepare::prepare(ready, read)
     }
 
     fn read_refused(object: Option<ArcBorrow<'_, Object>>) -> Result<usize> {

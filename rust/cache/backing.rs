@@ -397,6 +397,7 @@ impl Store for Backing {
             self.disk.begin_write(len as u64)?
         };
         trace::ondemand_fd_write(object, &file, at, len);
+        trace::write(object, &file, at, len);
         Count::Write.bump();
         inject::write()?;
         let mut done = 0;

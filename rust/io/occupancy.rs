@@ -25,9 +25,11 @@ pub(crate) fn prepare_read<O: Deref<Target = Object>>(
     let mut file = None;
     let mut object = 0;
     let (source, found) = if read.start() >= file_size {
+        file = read.file();
         (Source::Zeroes, Found::AfterEof)
     } else if cookie.is(CookieFlag::NoData) {
         // A new file, which may not even be made yet.
+        file = read.file();
         read.flags().set_copy_to_cache();
         (Source::Server, Found::NoData)
     } else if let Some((of, opened)) = ready() {
@@ -85,6 +87,7 @@ fn place(
             to.checked_next_multiple_of(BLOCK).unwrap_or(end),
         ),
         Ok(Begin::HoleTo(_)) => (Source::Server, Found::Hole, end),
+        Ok(Begin::Nothing) => (Source::Server, Found::Nothing, end),
         Err(error) => {
             trace::io_error(object.debug_id, file, error, Where::Seek);
             return (Source::Server, Found::SeekError);

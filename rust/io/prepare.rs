@@ -7,8 +7,10 @@ use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::file::{Extent, File};
 use crate::sys::log;
-use crate::sys::netfs::{ReadFlags, Source};
-use crate::sys::trace::{self, Where};
+use crate::sys::netfs::Source;
+use crate::sys::subrequest::DemandRead;
+use crate::sys::trace::{self, Found, Preparing, Where};
+use core::ops::Deref;
 use kernel::prelude::*;
 
 /// The longest range that the daemon is asked for at once; daemons have buffers of this size.
@@ -20,56 +22,84 @@ pub(super) enum Begin {
     DataTo(u64),
     /// A hole, up to here at most.
     HoleTo(u64),
+    /// A hole, behind which there is no data.
+    Nothing,
 }
 
-/// Sees to it that the whole range can be read from the cache, asking the daemon for each hole in
+/// Sees to it that all that is wanted can be read from the cache, asking the daemon for each hole in
 /// it (`cachefiles_do_prepare_read()`).
 ///
 /// Where C gives back the part before the first hole, we give back all or nothing: EROFS ends a bio
 /// that was served in two parts twice.
-pub(crate) fn prepare(
-    object: &Object,
-    file: &File,
-    start: u64,
-    len: &mut usize,
-    flags: &mut ReadFlags<'_>,
+pub(crate) fn prepare<O: Deref<Target = Object>>(
+    ready: impl FnOnce() -> Option<(O, File)>,
+    read: &mut DemandRead<'_>,
 ) -> Source {
-    let Some(end) = start.checked_add(*len as u64).filter(|_| *len > 0) else {
-        return Source::Invalid;
+    let (mut object, mut file) = (0, None);
+    let (source, found) = if read.start >= read.file_size {
+        file = read.file();
+        (Source::Zeroes, Found::AfterEof)
+    } else if let Some((of, opened)) = ready() {
+        object = of.debug_id;
+        fetch(&of, file.insert(opened), read)
+    } else {
+        (Source::Server, Found::NoFile)
+    };
+    let preparing = Preparing {
+        object,
+        start: read.start,
+        len: read.len,
+        flags: read.flags.bits(),
+        netfs_inode: read.inode,
+    };
+    trace::prep_read(&preparing, file.as_ref(), source, found);
+    source
+}
+
+/// Looks for the read's range in the file, and has the daemon fill what is not there.
+fn fetch(object: &Object, file: &File, read: &mut DemandRead<'_>) -> (Source, Found) {
+    let start = read.start;
+    let Some(end) = start.checked_add(read.len as u64).filter(|_| read.len > 0) else {
+        return (Source::Invalid, Found::Hole);
     };
     let mut at = start;
     // How far the daemon has said that the data is there: a hole before it is a lie.
     let mut promised = start;
     while at < end {
-        match begins_with(&object.backing.known, file, at, end) {
-            Ok(Begin::DataTo(to)) => at = to,
-            Ok(Begin::HoleTo(to)) => {
-                flags.set_copy_to_cache();
-                if !flags.is_on_demand() {
-                    return Source::Server;
-                }
-                if at < promised {
-                    log::warn_limited!(
-                        "object {:x}: the daemon completed a read of {} bytes at {} without data",
-                        object.debug_id,
-                        to - at,
-                        at
-                    );
-                    return Source::Invalid;
-                }
-                match ask(object, at, to) {
-                    Ok(asked_to) => promised = asked_to,
-                    Err(_) => return Source::Invalid,
-                }
+        let (to, found) = match begins_with(&object.backing.known, file, at, end) {
+            Ok(Begin::DataTo(to)) => {
+                at = to;
+                continue;
             }
+            Ok(Begin::HoleTo(to)) => (to, if to < end { Found::Part } else { Found::Hole }),
+            Ok(Begin::Nothing) => (end, Found::Nothing),
             Err(error) => {
                 trace::io_error(object.debug_id, file, error, Where::Seek);
-                return Source::Server;
+                return (Source::Server, Found::SeekError);
             }
+        };
+        read.flags.set_copy_to_cache();
+        if !read.flags.is_on_demand() {
+            return (Source::Server, found);
+        }
+        if at < promised {
+            log::warn_limited!(
+                "object {:x}: the daemon completed a read of {} bytes at {} without data",
+                object.debug_id,
+                to - at,
+                at
+            );
+            return (Source::Invalid, found);
+        }
+        match ask(object, at, to) {
+            Ok(asked_to) => promised = asked_to,
+            Err(_) => return (Source::Invalid, found),
         }
     }
-    flags.clear_on_demand();
-    Source::Cache
+    if promised > start {
+        read.flags.clear_on_demand();
+    }
+    (Source::Cache, Found::Data)
 }
 
 /// Asks the daemon for the hole from `at` to `to`, or its first part; returns how far.
@@ -93,7 +123,7 @@ pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Resu
     };
     let data = match file.next_data(at)? {
         Extent::At(data) => data,
-        Extent::None => return Ok(Begin::HoleTo(end)),
+        Extent::None => return Ok(Begin::Nothing),
     };
     if data > at {
         return Ok(Begin::HoleTo(data.min(end)));

@@ -73,17 +73,18 @@ fn try_prepare(
     before_write(object)?;
     let end = at.checked_add(whole as u64).ok_or(EFBIG)?;
     let there = match is_new {
-        true => Begin::HoleTo(end),
+        true => Begin::Nothing,
         false => begins_with(&object.backing.known, file, at, end)
             .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?,
     };
     match there {
         // It takes no room.
         Begin::DataTo(to) if to >= end => return Ok(whole),
-        Begin::HoleTo(to) if to >= end => {
+        Begin::DataTo(_) => {}
+        Begin::HoleTo(to) if to < end => {}
+        Begin::HoleTo(_) | Begin::Nothing => {
             return disk.has_room_for(whole as u64, Need::Write).map(|()| whole);
         }
-        _ => {}
     }
     // Part of it is there already, but statfs does not tell how much that saves.
     if disk.has_room_for(whole as u64, Need::Check).is_ok() {

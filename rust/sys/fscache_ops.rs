@@ -10,7 +10,7 @@ use super::file::File;
 use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
 use super::iov_iter::IovIter;
 use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
-use super::subrequest::{ReadSubrequest, WriteSubrequest};
+use super::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::{null_mut, NonNull};
@@ -56,13 +56,11 @@ pub(crate) trait Backend: Sized + 'static {
     /// The file that I/O on the object works on, once the object has been found; `None` if there is
     /// none. There had been so many invalidations when the operation began. May sleep.
     fn backing_file(object: ArcBorrow<'_, Self::Object>, invalidations: u32) -> Option<File>;
-    /// Sees to it that `*len` bytes from `start` can be read, or fewer, from where it says.
-    fn prepare_on_demand_read(
-        object: ArcBorrow<'_, Self::Object>,
-        file: &File,
-        start: u64,
-        len: &mut usize,
-        flags: &mut ReadFlags<'_>,
+    /// Says where a read on demand is to get its data from, all of it, and sees to it that it is
+    /// there. `ready` waits for the object and its file.
+    fn prepare_on_demand_read<'a>(
+        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Self::Object>, File)>,
+        read: &mut DemandRead<'_>,
     ) -> Source;
     /// What a read comes to for which there is no object or no file.
     fn read_refused(object: Option<ArcBorrow<'_, Self::Object>>) -> Result<usize>;
@@ -178,6 +176,23 @@ impl<B: Backend> Drop for Active<B> {
 }
 
 pub(super) struct Table<B: Backend>(PhantomData<B>);
+
+/// The object of an operation and its file, when it has both.
+///
+/// # Safety
+///
+/// The operation must not end while the result lives.
+pub(super) unsafe fn ready<'a, B: Backend>(
+    resources: &Resources<'_>,
+    want: Want,
+) -> Option<(ArcBorrow<'a, B::Object>, File)> {
+    if !resources.has_file() && !resources.wait_for(want) {
+        return None;
+    }
+    // SAFETY: The operation has access to the cookie, for as long as our caller says.
+    let object = unsafe { Table::<B>::object((*resources.as_ptr()).cache_priv.cast()) }?;
+    Some((object, resources.file()?))
+}
 
 #[expect(
     clippy::missing_safety_doc,
@@ -341,30 +356,29 @@ impl<B: Backend> Table<B> {
         len: *mut usize,
         i_size: bindings::loff_t,
         flags: *mut kernel::ffi::c_ulong,
-        _ino: bindings::ino_t,
+        inode: bindings::ino_t,
     ) -> bindings::netfs_io_source {
-        if start >= i_size {
-            return Source::Zeroes.into_raw();
-        }
         // SAFETY: The operation has begun; `len` and `flags` are the caller's for this call.
-        let (resources, len, mut flags) = unsafe {
-            (
-                Resources::from_raw(raw),
-                &mut *len,
-                ReadFlags::from_raw(flags),
-            )
-        };
+        let (resources, len, flags) =
+            unsafe { (Resources::from_raw(raw), *len, ReadFlags::from_raw(flags)) };
         let on_demand = flags.is_on_demand();
-        // SAFETY: The operation has access to the cookie.
-        let object = unsafe { Self::object((*raw).cache_priv.cast()) };
-        let ready = resources.has_file() || resources.wait_for(Want::Read);
-        let source = match (object, resources.file(), start.try_into()) {
-            (Some(object), Some(file), Ok(start)) if ready => {
-                B::prepare_on_demand_read(object, &file, start, len, &mut flags)
+        // SAFETY: The same operation, which goes on until long after this call.
+        let ready = || unsafe { ready::<B>(&Resources::from_raw(raw), Want::Read) };
+        let source = match (start.try_into(), i_size.try_into()) {
+            (Ok(start), Ok(file_size)) => {
+                let mut read = DemandRead {
+                    resources,
+                    start,
+                    len,
+                    flags,
+                    inode: inode as u64,
+                    file_size,
+                };
+                B::prepare_on_demand_read(ready, &mut read)
             }
             _ => Source::Server,
         };
-        if on_demand && source != Source::Cache {
+        if on_demand && !matches!(source, Source::Cache | Source::Zeroes) {
             // SAFETY: The resources are ours while the read is prepared.
             unsafe { (*raw).ops = &Self::FAILED_OPS };
             return Source::Cache.into_raw();

@@ -80,16 +80,28 @@ impl Drop for Inode {
 /// The inode's flag was clear when this was made, and this has set it.
 pub(crate) struct InUse {
     inode: Inode,
-    /// The number of whose it is, for traces.
-    owner: u32,
+    /// The number of whose it is; `None` if it is not traced.
+    owner: Option<u32>,
 }
 
 impl InUse {
-    /// Sets the mark for `owner`, or gives the inode back if somebody has it already. Takes the inode's lock.
+    /// Sets the mark for the object `owner` or, with 0, for a directory; gives the inode back if somebody
+    /// has it already. Takes the inode's lock.
     pub(crate) fn mark(inode: Inode, owner: u32) -> Result<Self, Inode> {
+        Self::mark_for(inode, Some(owner))
+    }
+
+    /// The same for something that is over in a moment, and that no trace tells.
+    pub(crate) fn mark_briefly(inode: Inode) -> Result<Self, Inode> {
+        Self::mark_for(inode, None)
+    }
+
+    fn mark_for(inode: Inode, owner: Option<u32>) -> Result<Self, Inode> {
         // SAFETY: The inode is valid; the shim takes and drops its lock.
         let is_ours = unsafe { bindings::cfrs_mark_kernel_file(inode.as_ptr()) };
-        trace::mark(owner, &inode, Some(is_ours));
+        if let Some(owner) = owner {
+            trace::mark(owner, &inode, Some(is_ours));
+        }
         if is_ours {
             // INVARIANT: The flag was clear and is set now.
             Ok(InUse { inode, owner })
@@ -108,6 +120,8 @@ impl Drop for InUse {
     fn drop(&mut self) {
         // SAFETY: The inode is valid, and by the type invariant the flag is ours to clear.
         unsafe { bindings::cfrs_unmark_kernel_file(self.inode.as_ptr()) }
-        trace::mark(self.owner, &self.inode, None);
+        if let Some(owner) = self.owner {
+            trace::mark(owner, &self.inode, None);
+        }
     }
 }

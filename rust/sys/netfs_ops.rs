@@ -5,31 +5,12 @@
 
 use super::bindings;
 use super::errno::ENOBUFS;
-use super::file::File;
-use super::fscache_ops::{Backend, Table};
+use super::fscache_ops::{ready, Backend, Table};
 use super::iov_iter::IovIter;
 use super::netfs::{Resources, Source, Termination, Want};
 use super::subrequest::{ReadSubrequest, WriteSubrequest};
 use core::ptr::NonNull;
 use kernel::error::Result;
-use kernel::sync::ArcBorrow;
-
-/// The object of an operation and its file, when it has both.
-///
-/// # Safety
-///
-/// The operation must not end while the result lives.
-unsafe fn ready<'a, B: Backend>(
-    resources: &Resources<'_>,
-    want: Want,
-) -> Option<(ArcBorrow<'a, B::Object>, File)> {
-    if !resources.has_file() && !resources.wait_for(want) {
-        return None;
-    }
-    // SAFETY: The operation has access to the cookie, for as long as our caller says.
-    let object = unsafe { Table::<B>::object((*resources.as_ptr()).cache_priv.cast()) }?;
-    Some((object, resources.file()?))
-}
 
 #[expect(
     clippy::missing_safety_doc,

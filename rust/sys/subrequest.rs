@@ -3,6 +3,8 @@
 //! Subrequests of the netfs library: one part of an I/O that concerns the cache.
 
 use super::bindings;
+use super::file::File;
+use super::fscache::Cookie;
 use super::iov_iter::IovIter;
 use super::netfs::{ReadFlags, Resources, Termination};
 use core::marker::PhantomData;
@@ -38,6 +40,11 @@ impl ReadSubrequest<'_> {
     pub(super) fn resources(&self) -> Resources<'_> {
         // SAFETY: The operation has begun and does not end while the subrequest is prepared.
         unsafe { Resources::from_raw(self.parts.resources) }
+    }
+
+    /// The cache's file, if the operation has one already.
+    pub(crate) fn file(&self) -> Option<File> {
+        self.resources().file()
     }
 
     /// Where it starts.
@@ -77,6 +84,35 @@ impl ReadSubrequest<'_> {
     /// Where, by what the netfs knows, the server's file has no data any more.
     pub(crate) fn zero_point(&self) -> u64 {
         self.parts.zero_point
+    }
+}
+
+/// A read on demand that is being prepared: what of a netfs's file, which is asked for by place and
+/// length alone.
+pub(crate) struct DemandRead<'a> {
+    /// The operation.
+    pub(super) resources: Resources<'a>,
+    /// Where it starts.
+    pub(crate) start: u64,
+    /// Bytes that are wanted; all or nothing is served.
+    pub(crate) len: usize,
+    /// Its flags.
+    pub(crate) flags: ReadFlags<'a>,
+    /// The number of the netfs's inode.
+    pub(crate) inode: u64,
+    /// The size of the netfs's file.
+    pub(crate) file_size: u64,
+}
+
+impl DemandRead<'_> {
+    /// Whose file it is.
+    pub(crate) fn cookie(&self) -> &Cookie {
+        self.resources.cookie()
+    }
+
+    /// The cache's file, if the operation has one already.
+    pub(crate) fn file(&self) -> Option<File> {
+        self.resources.file()
     }
 }
 

@@ -88,6 +88,7 @@ choices! {
     Data = cachefiles_prepare_read_trace_cachefiles_trace_read_have_data,
     NoData = cachefiles_prepare_read_trace_cachefiles_trace_read_no_data,
     NoFile = cachefiles_prepare_read_trace_cachefiles_trace_read_no_file,
+    Nothing = cachefiles_prepare_read_trace_cachefiles_trace_read_seek_nxio,
     SeekError = cachefiles_prepare_read_trace_cachefiles_trace_read_seek_error,
 }
 

@@ -5,22 +5,122 @@
 //! Lives here: switching it on for the time of some work.  Never here: what must be in it.
 
 use anyhow::{ensure, Result};
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 const TRACING: &str = "/sys/kernel/debug/tracing";
 
+/// All events are on until this is dropped or ended.
+pub struct Trace(());
+
+impl Trace {
+    const SWITCH: &str = "events/cachefiles/enable";
+
+    /// Switches them on.
+    pub fn begin() -> Result<Trace> {
+        let switch = Path::new(TRACING).join(Self::SWITCH);
+        ensure!(switch.exists(), "the module has no trace events");
+        fs::write(Path::new(TRACING).join("trace"), "")?;
+        fs::write(switch, "1")?;
+        Ok(Trace(()))
+    }
+
+    /// Switches them off, and returns their lines.
+    pub fn end(self) -> Result<Vec<String>> {
+        drop(self);
+        let lines = fs::read_to_string(Path::new(TRACING).join("trace"))?;
+        Ok(lines.lines().map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = fs::write(Path::new(TRACING).join(Self::SWITCH), "0");
+    }
+}
+
 /// Does the work with all events on, and returns their lines.
 pub fn traced(work: impl FnOnce() -> Result<()>) -> Result<Vec<String>> {
-    let events = Path::new(TRACING).join("events/cachefiles");
-    ensure!(events.exists(), "the module has no trace events");
-    let trace = Path::new(TRACING).join("trace");
-    fs::write(&trace, "")?;
-    fs::write(events.join("enable"), "1")?;
-    let worked = work();
-    fs::write(events.join("enable"), "0")?;
-    worked?;
-    let lines = fs::read_to_string(&trace)?;
-    Ok(lines.lines().map(str::to_owned).collect())
+    let trace = Trace::begin()?;
+    work()?;
+    trace.end()
+}
+
+/// What was told of each object, one after the other, and each thing that was told of none, in an
+/// order that is the same for the same stories.  Numbers that are given by chance, as those of objects
+/// and inodes, become their places in the story.  Left out is `ref`, whose counts are a module's own.
+pub fn stories(lines: &[String]) -> Vec<String> {
+    let mut of: BTreeMap<&str, Story> = BTreeMap::new();
+    let mut stories = Vec::new();
+    let events = lines.iter().filter(|line| !line.starts_with('#'));
+    let events = events.filter_map(|line| line.split_once(": cachefiles_"));
+    for (_, event) in events.filter(|(_, event)| !event.starts_with("ref: ")) {
+        let object = event.split_whitespace().find(|word| word.starts_with("o="));
+        match object.filter(|object| *object != "o=00000000") {
+            Some(object) => of.entry(object).or_default().tell(event),
+            None => {
+                let mut story = Story::default();
+                // Whether there is a file yet is by chance as well.
+                let words = event.split_whitespace();
+                let event = words.filter(|word| !word.starts_with("B="));
+                story.tell(&event.collect::<Vec<_>>().join(" "));
+                stories.push(story.told);
+            }
+        }
+    }
+    stories.extend(of.into_values().map(|story| story.told));
+    stories.sort();
+    stories
+}
+
+/// C's stories and ours are the same.
+pub fn compare(theirs: &[String], ours: &[String]) -> Result<()> {
+    ensure!(!theirs.is_empty(), "C tells nothing");
+    let count = |stories: &[String], story| stories.iter().filter(|told| *told == story).count();
+    let all: BTreeSet<&String> = theirs.iter().chain(ours).collect();
+    for story in all {
+        let (theirs, ours) = (count(theirs, story), count(ours, story));
+        if theirs != ours {
+            println!("C tells this {theirs} times, ours {ours} times:\n{story}");
+        }
+    }
+    ensure!(theirs == ours, "the traces differ");
+    Ok(())
+}
+
+#[derive(Default)]
+struct Story {
+    told: String,
+    /// What stands for a number, in the order in which they came up.
+    numbers: Vec<String>,
+}
+
+impl Story {
+    fn tell(&mut self, event: &str) {
+        for word in event.split_whitespace() {
+            let told = match word.split_once('=') {
+                Some(("o" | "V", _)) => continue,
+                Some((key @ ("B" | "dB" | "sB" | "ni"), number)) if number != "0" => {
+                    format!("{key}={}", self.place(number))
+                }
+                _ => word.to_owned(),
+            };
+            self.told += &told;
+            self.told.push(' ');
+        }
+        self.told.push('\n');
+    }
+
+    fn place(&mut self, number: &str) -> usize {
+        let known = self.numbers.iter().position(|known| known == number);
+        known.unwrap_or_else(|| {
+            self.numbers.push(number.to_owned());
+            self.numbers.len() - 1
+        })
+    }
 }
 
 /// The events that the module has declared, and how: fields and format, without the number.

@@ -16,6 +16,7 @@ use crate::{
     lab::{Cache, Lab},
     layout,
     remote::{Client, Kind, Remote},
+    trace::{self, stories, Trace},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::cache::limits::Levels;
@@ -129,11 +130,13 @@ fn read_part(client: &Client, name: &str, at: usize, image: &[u8]) -> Result<()>
     Ok(())
 }
 
-/// What a script leaves: the cache, what the server has, and by how much the counters moved.
+/// What a script leaves: the cache, what the server has, by how much the counters moved, and what the
+/// trace tells.
 struct Outcome {
     tree: Tree,
     files: BTreeMap<String, Vec<u8>>,
     moved: Counters,
+    stories: Vec<String>,
 }
 
 /// The files of a script: their sizes, and the seeds of what is in them.
@@ -198,6 +201,7 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     }
     rustix::fs::sync();
     let cache = fresh(lab, module)?;
+    let trace = Trace::begin()?;
     let device = bound(&cache, |_| (), "bind")?;
     let before = Counters::now()?;
     let mut client = remote.mount()?;
@@ -266,6 +270,7 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     client.unmount()?;
     nothing_in_use()?;
     let moved = Counters::now()?.since(&before);
+    let stories = stories(&trace.end()?);
 
     let mut labels = BTreeMap::new();
     let root = cache.dir().join("cache");
@@ -287,7 +292,12 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
         }
     }
     drop(device);
-    Ok(Outcome { tree, files, moved })
+    Ok(Outcome {
+        tree,
+        files,
+        moved,
+        stories,
+    })
 }
 
 /// What the server must have after a script.
@@ -320,6 +330,21 @@ fn expected() -> Result<BTreeMap<String, Vec<u8>>> {
 /// what was not used for ten seconds.
 const BY_TIME: [&str; 2] = ["LRU.", "WbLock."];
 
+/// Our story of an object, without what C does not do: it leaves the mark on a file in whose place an
+/// invalidation puts another one.
+fn as_c_tells(story: &String) -> String {
+    let (mut told, mut marked) = (String::new(), "");
+    for line in story.split_inclusive('\n') {
+        match line.split_once(": ") {
+            Some(("mark_inactive", file)) if !["", file].contains(&marked) => continue,
+            Some(("mark_active", file)) => marked = file,
+            _ => {}
+        }
+        told += line;
+    }
+    told
+}
+
 fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
     let theirs = script(lab, &lab.peer_module()?, kind)?;
     let ours = script(lab, &lab.our_module()?, kind)?;
@@ -340,7 +365,9 @@ fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
         wrong.is_empty(),
         "the counters moved otherwise, C's and ours: {wrong:?}"
     );
-    Ok(())
+    let mut told: Vec<String> = ours.stories.iter().map(as_c_tells).collect();
+    told.sort();
+    trace::compare(&theirs.stories, &told)
 }
 
 /// One script of all operations leaves the same cache and the same counts with both modules.

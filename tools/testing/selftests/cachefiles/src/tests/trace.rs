@@ -5,15 +5,16 @@
 
 use super::eviction::{becomes, command};
 use crate::{
-    daemon::Manner,
+    backing::Backing,
+    daemon::{Daemon, Manner},
     error_injection::{with, IO_ERROR},
     group,
     kernel::Module,
     lab::{eventually, Lab},
     layout,
     mount::Mount,
-    stage::{expect_data, expect_error, read_block_here, Stage},
-    trace::{declared, traced},
+    stage::{blobs, expect_data, expect_error, read_block_here, Stage},
+    trace::{compare, declared, stories, traced, Trace},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::Errno;
@@ -23,6 +24,7 @@ group!("trace":
     events_are_declared_as_c_declares_them,
     requests_and_answers,
     errors_and_removals,
+    stories_are_those_of_c,
 );
 
 /// Names, fields and formats, which scripts depend on.
@@ -199,4 +201,30 @@ fn errors_and_removals(lab: &Lab) -> Result<()> {
     })?;
     tells(&lines, "unlink", &["w=was_culled"])?;
     tells(&lines, "vfs_error", &["unlink", "e=-5"])
+}
+
+/// What is told of objects on demand from the first mount to the last withdrawal, but for requests and
+/// answers.
+fn stories_are_those_of_c(lab: &Lab) -> Result<()> {
+    let of = |module| -> Result<Vec<String>> {
+        let _module = Module::load(module)?;
+        let fs = Backing::ext4(lab.base(), 0, 64)?;
+        let trace = Trace::begin()?;
+        let daemon = Daemon::start(fs.dir(), blobs(Manner::Serve))?;
+        for round in 1..3 {
+            let mut mount = Mount::new(lab.base(), "meta")?;
+            for block in [5, 9, 5 + round] {
+                expect_data(read_block_here(&mount.path("file"), block), block)?;
+            }
+            mount.unmount()?;
+            eventually("both objects are closed", || {
+                daemon.closes() == u64::from(2 * round)
+            })?;
+        }
+        drop(daemon);
+        let mut lines = trace.end()?;
+        lines.retain(|line| !line.contains(": cachefiles_ondemand_"));
+        Ok(stories(&lines))
+    };
+    compare(&of(&lab.peer_module()?)?, &of(&lab.our_module()?)?)
 }
