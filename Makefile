@@ -26,6 +26,9 @@ check-debug: ## the kselftests on a kernel that finds memory and locking bugs
 check-power: ## CUTS=20 power cuts of the VM while it fills a cache; SEED=number
 	@CUTS=$${CUTS:-20} scripts/check power_cut
 
+known-bugs: ## run the tests of the known bugs here and on C, for their table
+	@scripts/known-bugs
+
 fuzz:	## a daemon gone mad in the VM, for SECONDS=... or until a failure
 	@scripts/fuzz $(SECONDS)
 
@@ -78,6 +81,6 @@ paths:	## where the products are, one NAME=path a line
 clean:	## remove what was built in this tree (the cache of slow products stays)
 	@rm -rf build
 
-.PHONY: help demo check check-debug check-power fuzz fuzz-host bench kernel module daemon shell fmt lint paths clean
+.PHONY: help demo check check-debug check-power known-bugs fuzz fuzz-host bench kernel module daemon shell fmt lint paths clean
 
 -include scripts/kbuild.mk
