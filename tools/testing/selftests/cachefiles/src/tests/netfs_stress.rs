@@ -5,6 +5,7 @@
 //! what they have written; also on a cache that is too small, which a daemon culls meanwhile.
 //!
 //! What is done is drawn from a seed, which is printed: `CACHEFILES_SEED` gives it again.
+//! `STRESS_TIMES` is how many times as much is done as by default.
 
 use super::{
     netfs_files::{check_both, forget, publish, same, settle, PAGE},
@@ -43,11 +44,11 @@ group!("netfs_stress":
 );
 
 /// How many times as much is done where there is time.
-fn size() -> usize {
-    if in_ci() {
-        10
-    } else {
-        1
+fn times() -> Result<usize> {
+    match env::var("STRESS_TIMES") {
+        Ok(times) if !times.is_empty() => times.parse().context("STRESS_TIMES"),
+        _ if in_ci() => Ok(10),
+        _ => Ok(1),
     }
 }
 
@@ -90,7 +91,7 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let _keeper = Keeper::plain(cache.dir())?;
     let mut client = remote.mount()?;
     let seed = seed()?;
-    let operations = 300 * size();
+    let operations = 300 * times()?;
     let config = lab.base().join("fsx.toml");
     fs::write(&config, FSX)?;
     let program = env::current_exe()?.with_file_name("fsx");
@@ -359,7 +360,7 @@ fn writers(lab: &Lab, kind: Kind, mib: u64, files: usize, rounds: usize) -> Resu
     for round in 0..rounds {
         let mut client = remote.mount()?;
         let dir: PathBuf = client.dir().to_owned();
-        all_at_once(&dir, &mut writers, 30 * size())?;
+        all_at_once(&dir, &mut writers, 30 * times()?)?;
         settle()?;
         for when in ["at the end", "with the pages dropped", "again"] {
             for writer in &writers {
