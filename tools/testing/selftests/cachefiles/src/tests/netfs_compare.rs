@@ -332,7 +332,7 @@ const BY_TIME: [&str; 2] = ["LRU.", "WbLock."];
 
 /// Our story of an object, without what C does not do: it leaves the mark on a file in whose place an
 /// invalidation puts another one.
-fn as_c_tells(story: &String) -> String {
+fn as_c_tells(story: &str) -> String {
     let (mut told, mut marked) = (String::new(), "");
     for line in story.split_inclusive('\n') {
         match line.split_once(": ") {
@@ -365,7 +365,7 @@ fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
         wrong.is_empty(),
         "the counters moved otherwise, C's and ours: {wrong:?}"
     );
-    let mut told: Vec<String> = ours.stories.iter().map(as_c_tells).collect();
+    let mut told: Vec<String> = ours.stories.iter().map(|story| as_c_tells(story)).collect();
     told.sort();
     trace::compare(&theirs.stories, &told)
 }
