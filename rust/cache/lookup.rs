@@ -9,7 +9,7 @@ use super::disk::Need;
 use super::object::Object;
 use super::volume::Volume;
 use super::withdraw::{delete, let_go};
-use super::{inject, whole_blocks, BLOCK};
+use super::{inject, whole_blocks, Cache, BLOCK};
 use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
@@ -43,8 +43,7 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
     let object = match Object::new(volume, cookie) {
         Ok(object) => object,
         Err(_) => {
-            cache.missed.not_found(cookie);
-            cookie.caching_failed();
+            give_up(cache, cookie);
             return Lookup::Failed(None);
         }
     };
@@ -65,12 +64,19 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
         Err(error) => {
             object.seen(Seen::LookupFailed);
             failed(&object, error);
-            cache.missed.not_found(cookie);
-            cookie.caching_failed();
+            give_up(cache, cookie);
             object.backing.settle();
             Lookup::Failed(Some(object))
         }
     }
+}
+
+fn give_up(cache: &Cache, cookie: &Cookie) {
+    // Nobody writes what is served on demand.
+    if cache.on_demand.is_none() {
+        cache.missed.not_found(cookie);
+    }
+    cookie.caching_failed();
 }
 
 fn failed(object: &Object, error: Error) {

@@ -9,13 +9,15 @@
 //! Never here: writes that the cache is told of, which are in `local_write.rs`.
 
 use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::prelude::*;
 
 /// What may have been missed.
 pub(crate) struct Missed {
     /// By cookies up to this age.
     until: AtomicU32,
+    /// By cookies of any age.
+    anything: AtomicBool,
 }
 
 impl Missed {
@@ -23,6 +25,7 @@ impl Missed {
     pub(super) const fn nothing() -> Self {
         Missed {
             until: AtomicU32::new(0),
+            anything: AtomicBool::new(false),
         }
     }
 
@@ -30,6 +33,7 @@ impl Missed {
     pub(super) fn everything(calendar: &Calendar) -> Result<Self> {
         Ok(Missed {
             until: AtomicU32::new(calendar.today()?.far_ahead().0),
+            anything: AtomicBool::new(false),
         })
     }
 
@@ -43,31 +47,28 @@ impl Missed {
 
     /// Whether the file of this cookie, which is about to be looked up, may have been written to.
     pub(super) fn writes_to(&self, cookie: &Cookie) -> bool {
-        cookie.is(CookieFlag::LocalWrite) && cookie.age().is_as_old_as(self.until())
+        let until = Age(self.until.load(Ordering::Relaxed));
+        cookie.is(CookieFlag::LocalWrite)
+            && (self.anything.load(Ordering::Relaxed) || cookie.age().is_as_old_as(until))
     }
 
-    fn until(&self) -> Age {
-        Age(self.until.load(Ordering::Relaxed))
-    }
-
-    /// The lookup of this cookie has failed: what is written to its file until the next one is missed.
+    /// The lookup of this cookie fails: what is written to its file until the next one is missed. To be
+    /// called before FS-Cache is told, which does not note who begins to write until it has withdrawn
+    /// the cookie.
     pub(super) fn not_found(&self, cookie: &Cookie) {
-        self.extend(cookie.age());
-    }
-
-    /// There was no memory for a volume, so that its cookies are used and not looked up. Which these are
-    /// is not known; from now on nothing that was written to is used.
-    pub(crate) fn no_volume(&self) {
-        self.extend(self.until().far_ahead());
-    }
-
-    /// What was written to the files of cookies up to this age was missed, too.
-    fn extend(&self, age: Age) {
+        cookie.set(CookieFlag::LocalWrite);
+        let age = cookie.age();
         // Others do the same; the newest counts.
         let _ = self
             .until
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |until| {
                 (!age.is_as_old_as(Age(until))).then_some(age.0)
             });
+    }
+
+    /// There was no memory for a volume, so that its cookies are used and not looked up. Which these are
+    /// is not known; from now on nothing that was written to is used.
+    pub(crate) fn no_volume(&self) {
+        self.anything.store(true, Ordering::Relaxed);
     }
 }

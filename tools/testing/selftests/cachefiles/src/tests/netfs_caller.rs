@@ -35,6 +35,7 @@ group!("netfs_caller":
     in_use_when_the_cache_goes,
     marked_also_during_the_lookup,
     lookup_that_fails_under_an_operation,
+    written_to_after_a_failed_lookup,
 );
 
 const K: u64 = 1 << 10;
@@ -478,6 +479,28 @@ fn volumes_flags() -> Result<Vec<String>> {
     flags.collect::<Option<_>>().context("not understood")
 }
 
+/// A lookup by this use finds nothing and makes no file; an operation that has begun meanwhile keeps the
+/// cookie as it is.
+fn fails_under_an_operation(scene: &mut Scene<'_>, how: &str) -> Result<()> {
+    let dir = scene.fs.dir().to_string_lossy().into_owned();
+    scene.caller = Some(Caller::load_idle(scene.lab)?);
+    eventually("the volume is made", || {
+        volumes_flags().is_ok_and(|flags| flags == ["00"])
+    })?;
+    // No new file can be made until the file system is thawed.
+    run("fsfreeze", &["-f", &dir])?;
+    let began = (|| -> Result<()> {
+        scene.caller()?.command(how)?;
+        cookie_becomes('C')?;
+        Ok(scene.caller()?.command("begin")?)
+    })();
+    with(NO_SPACE, || -> Result<()> {
+        run("fsfreeze", &["-u", &dir])?;
+        began?;
+        cookie_becomes('F')
+    })?
+}
+
 /// Who begins to read a file that is being made, and then is not, refers to the cache until he ends,
 /// and the cache to an object.
 fn lookup_that_fails_under_an_operation(lab: &Lab) -> Result<()> {
@@ -492,23 +515,7 @@ fn lookup_that_fails_under_an_operation(lab: &Lab) -> Result<()> {
     for file in cache_files(scene.fs.dir()) {
         fs::remove_file(file)?;
     }
-    let dir = scene.fs.dir().to_string_lossy().into_owned();
-    scene.caller = Some(Caller::load_idle(lab)?);
-    eventually("the volume is made", || {
-        volumes_flags().is_ok_and(|flags| flags == ["00"])
-    })?;
-    // No new file can be made until the file system is thawed.
-    run("fsfreeze", &["-f", &dir])?;
-    let began = (|| -> Result<()> {
-        scene.caller()?.command("write-use")?;
-        cookie_becomes('C')?;
-        Ok(scene.caller()?.command("begin")?)
-    })();
-    with(NO_SPACE, || -> Result<()> {
-        run("fsfreeze", &["-u", &dir])?;
-        began?;
-        cookie_becomes('F')
-    })??;
+    fails_under_an_operation(&mut scene, "write-use")?;
     let objects = Known::objects()?;
     ensure!(objects == 1, "{objects} objects under an operation");
     scene.caller()?.command("end")?;
@@ -518,4 +525,31 @@ fn lookup_that_fails_under_an_operation(lab: &Lab) -> Result<()> {
     scene.caller = Some(Caller::load(lab)?);
     scene.caller()?.write(0..64 * K)?;
     Ok(scene.caller()?.read(0..64 * K)?)
+}
+
+/// FS-Cache does not note who begins to write between a lookup that fails and the end of the operations
+/// that it let begin.  What was cached before must not be found again.
+fn written_to_after_a_failed_lookup(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(
+            Skip("C makes a file on a frozen file system, of which ext4 warns".to_owned()).into(),
+        );
+    }
+    let mut scene = Scene::new(lab)?;
+    scene.caller()?.write(0..64 * K)?;
+    scene.caller = None;
+    nothing_in_use()?;
+    let files = cache_files(scene.fs.dir());
+    let file = files.first().context("no file")?;
+    let away = scene.fs.dir().join("away");
+    fs::rename(file, &away)?;
+    fails_under_an_operation(&mut scene, "use")?;
+    let caller = scene.caller()?;
+    for word in ["write-use", "unuse", "end", "unuse"] {
+        caller.command(word).context(word)?;
+    }
+    nothing_in_use()?;
+    fs::rename(&away, file)?;
+    caller.command("use")?;
+    scene.begins_anew()
 }
