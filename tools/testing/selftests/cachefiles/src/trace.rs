@@ -103,7 +103,11 @@ impl Story {
         for word in event.split_whitespace() {
             let told = match word.split_once('=') {
                 Some(("o" | "V", _)) => continue,
-                Some((key @ ("B" | "dB" | "sB" | "ni"), number)) if number != "0" => {
+                // The server's inodes, and the cache's.
+                Some((key @ "ni", number)) if number != "0" => {
+                    format!("{key}={}", self.place(word))
+                }
+                Some((key @ ("B" | "dB" | "sB"), number)) if number != "0" => {
                     format!("{key}={}", self.place(number))
                 }
                 _ => word.to_owned(),

@@ -13,7 +13,7 @@ use crate::{
     cachefilesd::{at_rest, drop_pages, nothing_in_use, settle, Counters, Keeper, Known},
     group, kernel,
     kernel::Module,
-    lab::{Cache, Lab},
+    lab::{eventually, Cache, Lab},
     layout,
     remote::{Client, Kind, Remote},
     trace::{self, stories, Trace},
@@ -26,7 +26,7 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
-    time::{Duration, UNIX_EPOCH},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
 group!("netfs_compare":
@@ -137,6 +137,7 @@ struct Outcome {
     files: BTreeMap<String, Vec<u8>>,
     moved: Counters,
     stories: Vec<String>,
+    took: Duration,
 }
 
 /// The files of a script: their sizes, and the seeds of what is in them.
@@ -201,6 +202,7 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     }
     rustix::fs::sync();
     let cache = fresh(lab, module)?;
+    let start = Instant::now();
     let trace = Trace::begin()?;
     let device = bound(&cache, |_| (), "bind")?;
     let before = Counters::now()?;
@@ -270,7 +272,12 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     client.unmount()?;
     nothing_in_use()?;
     let moved = Counters::now()?.since(&before);
+    // The directories of a volume are let go of after its last cookie.
+    eventually("no volume is there", || {
+        Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.volumes == 0))
+    })?;
     let stories = stories(&trace.end()?);
+    let took = start.elapsed();
 
     let mut labels = BTreeMap::new();
     let root = cache.dir().join("cache");
@@ -297,6 +304,7 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
         files,
         moved,
         stories,
+        took,
     })
 }
 
@@ -365,6 +373,14 @@ fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
         wrong.is_empty(),
         "the counters moved otherwise, C's and ours: {wrong:?}"
     );
+    // By then FS-Cache's LRU may have let go of a file that is used again, which makes two objects of it.
+    if theirs.took.max(ours.took) > Duration::from_secs(9) {
+        println!(
+            "too slow for the traces to be compared: {:?}, {:?}",
+            theirs.took, ours.took
+        );
+        return Ok(());
+    }
     let mut told: Vec<String> = ours.stories.iter().map(|story| as_c_tells(story)).collect();
     told.sort();
     trace::compare(&theirs.stories, &told)
