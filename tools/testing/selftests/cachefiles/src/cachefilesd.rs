@@ -266,6 +266,13 @@ pub fn nothing_in_use() -> Result<()> {
     })
 }
 
+/// Waits until no cache has a volume, which lets go of its directories after its last cookie is gone.
+pub fn no_volumes() -> Result<()> {
+    eventually("no cache has a volume", || {
+        Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.volumes == 0))
+    })
+}
+
 /// Takes the pages of files out of memory, but leaves the inodes.
 pub fn drop_pages() -> Result<()> {
     rustix::fs::sync();

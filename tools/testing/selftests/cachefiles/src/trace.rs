@@ -103,12 +103,10 @@ impl Story {
         for word in event.split_whitespace() {
             let told = match word.split_once('=') {
                 Some(("o" | "V", _)) => continue,
-                // The server's inodes, and the cache's.
-                Some((key @ "ni", number)) if number != "0" => {
-                    format!("{key}={}", self.place(word))
-                }
-                Some((key @ ("B" | "dB" | "sB"), number)) if number != "0" => {
-                    format!("{key}={}", self.place(number))
+                Some((key @ ("B" | "dB" | "sB" | "ni"), number)) if number != "0" => {
+                    // The server's inodes are not the cache's.
+                    let inode = if key == "ni" { word } else { number };
+                    format!("{key}={}", self.place(inode))
                 }
                 _ => word.to_owned(),
             };

@@ -10,10 +10,12 @@ use super::{
 };
 use crate::{
     backing::Backing,
-    cachefilesd::{at_rest, drop_pages, nothing_in_use, settle, Counters, Keeper, Known},
+    cachefilesd::{
+        at_rest, drop_pages, no_volumes, nothing_in_use, settle, Counters, Keeper, Known,
+    },
     group, kernel,
     kernel::Module,
-    lab::{eventually, Cache, Lab},
+    lab::{Cache, Lab},
     layout,
     remote::{Client, Kind, Remote},
     trace::{self, stories, Trace},
@@ -272,10 +274,7 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     client.unmount()?;
     nothing_in_use()?;
     let moved = Counters::now()?.since(&before);
-    // The directories of a volume are let go of after its last cookie.
-    eventually("no volume is there", || {
-        Known::all().is_ok_and(|caches| caches.iter().all(|cache| cache.volumes == 0))
-    })?;
+    no_volumes()?;
     let stories = stories(&trace.end()?);
     let took = start.elapsed();
 

@@ -6,6 +6,7 @@
 use super::eviction::{becomes, command};
 use crate::{
     backing::Backing,
+    cachefilesd::no_volumes,
     daemon::{Daemon, Manner},
     error_injection::{with, IO_ERROR},
     group,
@@ -221,6 +222,7 @@ fn stories_are_those_of_c(lab: &Lab) -> Result<()> {
                 daemon.closes() == u64::from(2 * round)
             })?;
         }
+        no_volumes()?;
         drop(daemon);
         let mut lines = trace.end()?;
         lines.retain(|line| !line.contains(": cachefiles_ondemand_"));
