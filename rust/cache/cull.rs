@@ -21,7 +21,7 @@ impl Cache {
         let victim = self.find_victim(&dir, name)?;
         // From here on no lookup takes the file into use; one that comes when the mark is gone sees
         // that the name is gone too.
-        let in_use = InUse::mark_briefly(victim.inode().ok_or(ENOENT)?).map_err(|_| EBUSY)?;
+        let in_use = InUse::mark(victim.inode().ok_or(ENOENT)?, None).map_err(|_| EBUSY)?;
         bury(&self.disk, &self.graveyard, &dir, &victim, Killed::Culled).map_err(|error| {
             match error {
                 ENOENT => ESTALE,

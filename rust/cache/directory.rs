@@ -62,7 +62,7 @@ impl Directory {
             }
         };
         // Marked before the parent is unlocked, so that nobody can remove it in between.
-        let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?, 0).map_err(|inode| {
+        let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?, Some(0)).map_err(|inode| {
             log::notice!("Inode already in use: {} (B={:x})", shown, inode.number());
             EBUSY
         })?;

@@ -71,6 +71,7 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
     }
 }
 
+/// The cookie is not cached.
 fn give_up(cache: &Cache, cookie: &Cookie) {
     // Nobody writes what is served on demand.
     if cache.on_demand.is_none() {
@@ -201,14 +202,15 @@ fn find(object: &Object) -> Result<CacheFile> {
 /// Opens an existing file; `ESTALE` if it was culled meanwhile (`cachefiles_open_file()`).
 fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
     let disk = &object.cache().disk;
-    let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?, object.debug_id).map_err(|inode| {
-        log::notice!(
-            "Inode already in use: object {:x} (B={:x})",
-            object.debug_id,
-            inode.number()
-        );
-        EBUSY
-    })?;
+    let in_use =
+        InUse::mark(dentry.inode().ok_or(ENOENT)?, Some(object.debug_id)).map_err(|inode| {
+            log::notice!(
+                "Inode already in use: object {:x} (B={:x})",
+                object.debug_id,
+                inode.number()
+            );
+            EBUSY
+        })?;
     if dentry.is_unhashed() {
         // What is written to it would be lost.
         return Err(ESTALE);
@@ -252,7 +254,7 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
     let inode = file.inode().ok_or(EBADF)?;
     trace::tmpfile(object.debug_id, &inode);
     // Nobody else knows a new inode.
-    let in_use = InUse::mark(inode, object.debug_id).map_err(|_| EBUSY)?;
+    let in_use = InUse::mark(inode, Some(object.debug_id)).map_err(|_| EBUSY)?;
     Ok(CacheFile {
         in_use,
         file,

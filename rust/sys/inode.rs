@@ -85,18 +85,9 @@ pub(crate) struct InUse {
 }
 
 impl InUse {
-    /// Sets the mark for the object `owner` or, with 0, for a directory; gives the inode back if somebody
-    /// has it already. Takes the inode's lock.
-    pub(crate) fn mark(inode: Inode, owner: u32) -> Result<Self, Inode> {
-        Self::mark_for(inode, Some(owner))
-    }
-
-    /// The same for something that is over in a moment, and that no trace tells.
-    pub(crate) fn mark_briefly(inode: Inode) -> Result<Self, Inode> {
-        Self::mark_for(inode, None)
-    }
-
-    fn mark_for(inode: Inode, owner: Option<u32>) -> Result<Self, Inode> {
+    /// Sets the mark for the object `owner`, with 0 for a directory, with `None` for what no trace tells;
+    /// gives the inode back if somebody has it already. Takes the inode's lock.
+    pub(crate) fn mark(inode: Inode, owner: Option<u32>) -> Result<Self, Inode> {
         // SAFETY: The inode is valid; the shim takes and drops its lock.
         let is_ours = unsafe { bindings::cfrs_mark_kernel_file(inode.as_ptr()) };
         if let Some(owner) = owner {
