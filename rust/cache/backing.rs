@@ -15,7 +15,6 @@ use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::iov_iter::IovIter;
-use crate::sys::rwsem::RwSem;
 use crate::sys::trace;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -52,11 +51,6 @@ pub(crate) struct Backing {
     /// The lookup is over, with a file or without.
     #[pin]
     settled: Completion,
-    /// Whoever writes for the daemon shares it; whoever cleans up after a write that failed has it
-    /// alone, so that no hole is filled between the look at it and the cleaning. Taken before
-    /// `staging`.
-    #[pin]
-    writers: RwSem,
     /// Blocks that the daemon has written in part. Taken before the backing file is written.
     #[pin]
     staging: Mutex<Staging>,
@@ -75,7 +69,6 @@ impl Backing {
                 known <- Known::new(),
                 accepted: AtomicBool::new(false),
                 settled <- Completion::new(),
-                writers <- RwSem::new(),
                 staging <- new_mutex!(Staging::new(), "Backing::staging"),
             }),
             GFP_KERNEL,
@@ -207,31 +200,40 @@ impl Backing {
     /// such a block a hole only as long as nobody has read it through the page cache; then it is
     /// zeros.
     fn punch(&self, file: &File, at: u64, len: u64) -> Result {
-        self.known
-            .while_removing(|| inject::remove().and_then(|()| file.punch_hole(at, len)))
-            .inspect_err(|&error| self.cannot_clean(error))
+        self.clean(|punch| self.known.while_removing(file, || punch(file, at, len)))
     }
 
-    /// Punches what is not data from `at` to `end`; what is stays. Not while this task writes.
+    /// Punches what is not data from `at` to `end`; what is stays.
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
-        let punch = |hole, len| inject::remove().and_then(|()| file.punch_hole(hole, len));
-        let _alone = self.writers.alone();
-        self.known
-            .while_changing(|| each_hole(file, at, end, punch))
-            .inspect_err(|&error| self.cannot_clean(error))
+        self.clean(|punch| {
+            let punch = |hole, len| punch(file, hole, len);
+            self.known
+                .while_changing(|| each_hole(file, at, end, punch))
+        })
     }
 
-    fn cannot_clean(&self, error: Error) {
-        self.disk.io_error(format_args!(
-            "Blocks that were not written cannot be removed: error {}",
-            error.to_errno()
-        ));
+    /// Makes holes, while nobody writes and acting for the cache: the daemon may not be allowed to.
+    fn clean(&self, how: impl FnOnce(fn(&File, u64, u64) -> Result) -> Result) -> Result {
+        let _acting = self.disk.cred.assume();
+        let _alone = self.disk.writers.alone();
+        how(|file, at, len| inject::remove().and_then(|()| file.punch_hole(at, len))).inspect_err(
+            |error| {
+                self.disk.io_error(format_args!(
+                    "Blocks that were not written cannot be removed: error {}",
+                    error.to_errno()
+                ));
+            },
+        )
     }
 
     /// Writes a block, or leaves a hole: half of it would pass for all of it. `again`: it is there, and
     /// half of it written again is the same.
     fn add_block(&self, file: &File, at: u64, block: &Block, again: bool) -> Result {
-        if file.write_block(at, block)? {
+        let whole = {
+            let _writing = self.disk.writers.share();
+            file.write_block(at, block)?
+        };
+        if whole {
             return Ok(());
         }
         if !again {
@@ -272,7 +274,8 @@ impl Backing {
         done: &mut usize,
     ) -> Result {
         let before = self.known.before_write(file);
-        let wrote = match from.limited(left, |part| file.write_iter(here, part)) {
+        let writers = &self.disk.writers;
+        let wrote = match from.limited(left, |part| file.write_iter(here, part, writers)) {
             // Memory that the device cannot take from directly. Nothing was taken then.
             Err(EINVAL) => self.copy_block(file, here, from)?,
             wrote => wrote?,
@@ -401,11 +404,9 @@ impl Store for Backing {
         Count::Write.bump();
         inject::write()?;
         let mut done = 0;
-        let wrote = {
-            let _writing = self.writers.share();
-            self.write_blocks(&file, at, from, &mut done)
+        let Err(error) = self.write_blocks(&file, at, from, &mut done) else {
+            return Ok(done);
         };
-        let Err(error) = wrote else { return Ok(done) };
         // No block can begin behind the last byte that a file can have.
         let (failed, end) = (at + done as u64, at + len as u64);
         self.free_holes(&file, failed - failed % BLOCK, end.next_multiple_of(BLOCK))?;

@@ -12,6 +12,7 @@ use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
+use crate::sys::rwsem::RwSem;
 use crate::sys::time::{self, Tick};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::new_spinlock;
@@ -30,6 +31,11 @@ pub(crate) struct Disk {
     /// FS-Cache's record, which is told when the disk fails.
     pub(crate) cookie: Arc<CacheCookie>,
     thresholds: Thresholds,
+    /// Shared by whoever writes a daemon's data to a file; taken alone by whoever makes holes behind a
+    /// write that failed, so that none of them is filled between the look at it and the cleaning. The
+    /// disk's and not an object's: by the time that a late write fails, its file may be another's.
+    #[pin]
+    pub(crate) writers: RwSem,
     /// What writes need not look for.
     #[pin]
     spare: Spare,
@@ -111,6 +117,7 @@ impl Disk {
             requests,
             cookie,
             thresholds,
+            writers <- RwSem::new(),
             spare <- Spare::new(),
             ended <- new_spinlock!(None, "Disk::ended"),
             culling: AtomicBool::new(false),

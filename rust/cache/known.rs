@@ -8,6 +8,10 @@
 //! in the number of its blocks, which counts as well; a file system that does not keep that number in
 //! the inode, as XFS, leaves it 0, and of its files nothing is known. Never here: holes, which
 //! somebody may fill at any time.
+//!
+//! A daemon's write may be under way for longer than its object is there, and what has to be removed
+//! behind it may be in a file that is another object's by then. So what is removed is counted by
+//! files, and not by objects.
 
 use crate::sys::file::{File, Stamp};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +25,8 @@ struct Range {
     epoch: u32,
     /// The file, as it was when the range was found.
     file: Option<Stamp>,
+    /// What had been taken out of it by then.
+    removals: Removals,
     start: u64,
     end: u64,
 }
@@ -30,20 +36,50 @@ struct Range {
 pub(crate) struct Known {
     #[pin]
     range: SpinLock<Range>,
-    /// Counts what was begun to be taken out of the file, and maybe read.
-    removals_begun: AtomicU32,
-    /// Those of them that are over.
-    removals_over: AtomicU32,
+}
+
+/// Counts what was taken out of files, and may have been read.
+struct Counts {
+    begun: AtomicU32,
+    over: AtomicU32,
+}
+
+/// Each of them is of many files. It happens so seldom that this costs nobody anything.
+static COUNTS: [Counts; 16] = [const {
+    Counts {
+        begun: AtomicU32::new(0),
+        over: AtomicU32::new(0),
+    }
+}; 16];
+
+fn counts(file: &Stamp) -> &'static Counts {
+    &COUNTS[file.hash() % COUNTS.len()]
 }
 
 /// What had been taken out of a file at some moment; `None` if something just was.
 #[derive(Clone, Copy)]
 pub(crate) struct Removals(Option<u32>);
 
+impl Removals {
+    /// Those there have been.
+    fn of(file: &Stamp) -> Self {
+        let counts = counts(file);
+        let begun = counts.begun.load(Ordering::SeqCst);
+        let over = counts.over.load(Ordering::SeqCst);
+        Removals((begun == over).then_some(begun))
+    }
+
+    /// Whether there have been no more.
+    fn are_all(self, file: &Stamp) -> bool {
+        self.0 == Some(counts(file).begun.load(Ordering::SeqCst))
+    }
+}
+
 /// Somebody who does not know and is about to ask the file system, or to write.
 pub(crate) struct Asking {
     epoch: u32,
     file: Stamp,
+    removals: Removals,
 }
 
 impl Known {
@@ -51,54 +87,56 @@ impl Known {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Known {
             range <- new_spinlock!(
-                Range { epoch: 0, file: None, start: 0, end: 0 },
+                Range { epoch: 0, file: None, removals: Removals(None), start: 0, end: 0 },
                 "Known::range"
             ),
-            removals_begun: AtomicU32::new(0),
-            removals_over: AtomicU32::new(0),
         })
     }
 
     /// Takes data out of the file that somebody may be about to read. Who does has to ask
     /// [`nothing_removed_since`](Self::nothing_removed_since), as a hole reads as zeros.
-    pub(crate) fn while_removing<T>(&self, remove: impl FnOnce() -> T) -> T {
-        self.removals_begun.fetch_add(1, Ordering::SeqCst);
+    pub(crate) fn while_removing<T>(&self, file: &File, remove: impl FnOnce() -> T) -> T {
+        let counts = counts(&file.stamp());
+        counts.begun.fetch_add(1, Ordering::SeqCst);
         let removed = self.while_changing(remove);
-        self.removals_over.fetch_add(1, Ordering::SeqCst);
+        counts.over.fetch_add(1, Ordering::SeqCst);
         removed
     }
 
     /// What has been taken out. Data that is found in the file afterwards is data until something is.
-    pub(crate) fn removals(&self) -> Removals {
-        let begun = self.removals_begun.load(Ordering::SeqCst);
-        let over = self.removals_over.load(Ordering::SeqCst);
-        Removals((begun == over).then_some(begun))
+    pub(crate) fn removals(file: &File) -> Removals {
+        Removals::of(&file.stamp())
     }
 
     /// Whether what was data then still is.
-    pub(crate) fn nothing_removed_since(&self, then: Removals) -> bool {
-        then.0 == Some(self.removals_begun.load(Ordering::SeqCst))
+    pub(crate) fn nothing_removed_since(file: &File, then: Removals) -> bool {
+        then.are_all(&file.stamp())
     }
 
     /// How far there is data in `file` from `at` on, if that is known.
     pub(crate) fn data_from(&self, file: &File, at: u64) -> Result<u64, Asking> {
         let now = file.stamp();
         let range = self.range.lock();
-        if range.start <= at && at < range.end && range.file == Some(now) {
-            Ok(range.end)
-        } else {
-            Err(Asking {
-                epoch: range.epoch,
-                file: now,
-            })
+        let known = range.start <= at && at < range.end && range.file == Some(now);
+        if known && range.removals.are_all(&now) {
+            return Ok(range.end);
         }
+        Err(Asking {
+            epoch: range.epoch,
+            file: now,
+            removals: Removals::of(&now),
+        })
     }
 
     /// Before a write of whole blocks to `file`.
     pub(crate) fn before_write(&self, file: &File) -> Asking {
         let file = file.stamp();
         let epoch = self.range.lock().epoch;
-        Asking { epoch, file }
+        Asking {
+            epoch,
+            file,
+            removals: Removals::of(&file),
+        }
     }
 
     /// The file system has taken and stored what was to be written from `start` to `end`.
@@ -114,14 +152,19 @@ impl Known {
     pub(crate) fn learn(&self, asking: Asking, start: u64, end: u64) {
         let mut range = self.range.lock();
         // Otherwise it may have been true only before, or could not be seen to become false.
-        if range.epoch != asking.epoch || !asking.file.has_blocks() {
+        if range.epoch != asking.epoch
+            || !asking.file.has_blocks()
+            || !asking.removals.are_all(&asking.file)
+        {
             return;
         }
-        if range.file == Some(asking.file) && start <= range.end && range.start <= end {
+        let more = range.file == Some(asking.file) && range.removals.are_all(&asking.file);
+        if more && start <= range.end && range.start <= end {
             range.start = range.start.min(start);
             range.end = range.end.max(end);
         } else {
             range.file = Some(asking.file);
+            range.removals = asking.removals;
             range.start = start;
             range.end = end;
         }

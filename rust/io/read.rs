@@ -3,7 +3,7 @@
 //! Reading from a cache file into whatever netfs points to, directly and asynchronously.
 
 use crate::cache::inject;
-use crate::cache::known::Removals;
+use crate::cache::known::{Known, Removals};
 use crate::cache::object::Object;
 use crate::sys::aio::{self, Done};
 use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
@@ -42,7 +42,7 @@ pub(crate) fn read(
     Count::Read.bump();
     let len = into.count();
     let is_on_demand = object.cache().on_demand.is_some();
-    let removals = object.backing.known.removals();
+    let removals = Known::removals(file);
     let skipped = match leading_hole(&object, file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
@@ -132,13 +132,12 @@ impl Done for Read {
         if let Err(error) = result {
             trace::io_error(self.object.debug_id, file, error, Where::Read);
         }
-        let known = &self.object.backing.known;
         let result = match result {
             // What the file does not have must not pass for zeros.
             Ok(count) if count < self.want => Err(EIO),
             Ok(_) if self.object.cookie.invalidations() != self.invalidations => Err(ESTALE),
             // Nor what was just taken out.
-            Ok(_) if !known.nothing_removed_since(self.removals) => Err(EIO),
+            Ok(_) if !Known::nothing_removed_since(file, self.removals) => Err(EIO),
             Ok(count) => Ok(self.skipped + count),
             Err(error) => Err(error),
         };

@@ -22,6 +22,8 @@ struct Picked {
     request: Arc<Request>,
     /// The number that the message's header names.
     object_id: u32,
+    /// The number of the object's fd in the daemon's table, if it has one.
+    fd: u32,
 }
 
 impl RequestTable {
@@ -67,8 +69,10 @@ impl RequestTable {
         };
         let picked = Picked {
             id,
-            request,
             object_id,
+            // Under the lock that says that it is this one: another OPEN may make another one.
+            fd: request.object.fd.load(Ordering::Relaxed),
+            request,
         };
         let need = picked.message(0, 0).encoded_len(layout);
         if !need.is_some_and(|need| need <= room && need <= MSG_MAX) {
@@ -99,11 +103,7 @@ impl RequestTable {
         layout: Layout,
         mut out: UserSliceWriter,
     ) -> Result<usize> {
-        let len = copy(
-            &picked.message(object_fd(&picked.request), 0),
-            layout,
-            &mut out,
-        )?;
+        let len = copy(&picked.message(picked.fd, 0), layout, &mut out)?;
         self.copied(picked, 0, NO_FD);
         Ok(len)
     }
@@ -180,11 +180,6 @@ impl Picked {
             },
         }
     }
-}
-
-/// The number of the object's fd in the daemon's table.
-fn object_fd(request: &Request) -> u32 {
-    request.object.fd.load(Ordering::Relaxed)
 }
 
 /// Mainline says nothing in the flags; there every OPEN wants the size.

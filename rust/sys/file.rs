@@ -9,6 +9,7 @@ use super::dentry::Dentry;
 use super::inode::Inode;
 use super::iov_iter::IovIter;
 use super::mount::Mount;
+use super::rwsem::RwSem;
 use super::to_count;
 use core::ptr::NonNull;
 use kernel::error::{code::*, from_err_ptr, to_result, Error, Result};
@@ -46,6 +47,12 @@ impl Stamp {
     /// Whether it is of the same file as the other.
     pub(crate) fn is_same_file(&self, other: &Stamp) -> bool {
         self.inode == other.inode
+    }
+
+    /// A number that is the same for the same file.
+    pub(crate) fn hash(&self) -> usize {
+        // Inodes are some hundred bytes apart.
+        self.inode >> 8
     }
 
     /// Whether anything is allocated, as far as the inode tells.
@@ -241,6 +248,12 @@ impl File {
         to_result(unsafe { bindings::vfs_fallocate(self.as_ptr(), mode as i32, at, len) })
     }
 
+    /// Waits until data and attributes are on the disk (`vfs_fsync()`).
+    pub(crate) fn sync(&self) -> Result {
+        // SAFETY: The file is valid.
+        to_result(unsafe { bindings::vfs_fsync(self.as_ptr(), 0) })
+    }
+
     /// Notes an access now, as culling by age wants it.
     pub(crate) fn touch(&self) {
         // SAFETY: The file is valid.
@@ -273,11 +286,22 @@ impl File {
     /// Writes directly what `from` holds, and waits for it. May write less. `EINVAL`, and nothing is
     /// taken, if the memory is not aligned as the device wants it, or not a page of it lies in one
     /// piece.
-    pub(crate) fn write_iter(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
+    ///
+    /// Shares `writers` when the memory is there, while the file is written. Not while this task has
+    /// any of it.
+    pub(crate) fn write_iter(
+        &self,
+        at: u64,
+        from: &mut IovIter<'_>,
+        writers: &RwSem,
+    ) -> Result<usize> {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
         // SAFETY: The file is valid and was opened for writing; the iterator is borrowed for the
-        // whole call, which is synchronous since the shim's kiocb has no completion.
-        to_count(unsafe { bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr()) })
+        // whole call, as is the lock, and the call is synchronous since the shim's kiocb has no
+        // completion.
+        to_count(unsafe {
+            bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr(), writers.as_ptr())
+        })
     }
 }
 

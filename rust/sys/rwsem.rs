@@ -52,6 +52,10 @@ impl RwSem {
         })
     }
 
+    pub(super) fn as_ptr(&self) -> *mut bindings::rw_semaphore {
+        self.inner.get()
+    }
+
     /// Takes a share. Not while this task has one, or all of it.
     pub(crate) fn share(&self) -> Shared<'_> {
         // SAFETY: `inner` was initialised by `new`, and our callers may sleep.

@@ -139,7 +139,8 @@ void cfrs_free_io(void *io);
 void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
 		     bool write, void (*complete)(struct kiocb *, long));
 void cfrs_end_write(struct kiocb *iocb);
-ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter);
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
+			struct rw_semaphore *writers);
 size_t cfrs_iov_iter_count(const struct iov_iter *iter);
 void cfrs_iov_iter_set_count(struct iov_iter *iter, size_t count);
 size_t cfrs_copy_from_iter(void *to, size_t len, struct iov_iter *iter);
@@ -190,6 +191,7 @@ void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
 		      struct cfrs_subreq *parts);
 void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes);
 void cfrs_set_write_limits(struct netfs_io_subrequest *subreq);
+bool cfrs_upload_failed(const struct netfs_cache_resources *cres);
 void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq);
 
 #endif

@@ -500,12 +500,25 @@ void cfrs_end_write(struct kiocb *iocb)
 /* So many pages of a process are held at once. */
 #define MAX_HELD 1024
 
+static ssize_t write_sharing(struct kiocb *iocb, struct iov_iter *from,
+			     struct rw_semaphore *writers)
+{
+	ssize_t ret;
+
+	down_read(writers);
+	ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, from);
+	up_read(writers);
+	return ret;
+}
+
 /*
  * A process's pages are held before the backing file is written: to fault them in
  * under its inode's lock would order that lock before mmap_lock, and a netfs may hold
- * mmap_lock when it reads its cache or writes to it.
+ * mmap_lock when it reads its cache or writes to it.  Nor does anybody who cleans up,
+ * and for whom all writers wait, wait for such a fault.
  */
-static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from)
+static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from,
+			  struct rw_semaphore *writers)
 {
 	unsigned int count = iov_iter_npages(from, MAX_HELD), filled = 0;
 	ssize_t len, whole, ret = -EINVAL;
@@ -532,7 +545,7 @@ static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from)
 	}
 	if (whole) {
 		iov_iter_bvec(&held, ITER_SOURCE, bvecs, filled, whole);
-		ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, &held);
+		ret = write_sharing(iocb, &held, writers);
 	}
 	iov_iter_revert(from, len - max_t(ssize_t, ret, 0));
 	unpin_user_pages(pages, count);
@@ -540,7 +553,8 @@ static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from)
 	return ret;
 }
 
-ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
+			struct rw_semaphore *writers)
 {
 	struct kiocb iocb = {
 		.ki_filp	= file,
@@ -550,8 +564,8 @@ ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)
 	};
 
 	if (iov_iter_extract_will_pin(iter))
-		return write_held(&iocb, iter);
-	return vfs_iocb_iter_write(file, &iocb, iter);
+		return write_held(&iocb, iter, writers);
+	return write_sharing(&iocb, iter, writers);
 }
 
 size_t cfrs_iov_iter_count(const struct iov_iter *iter)

@@ -5,7 +5,7 @@
 
 use crate::{
     blob::{pattern, Aligned},
-    daemon::{Blobs, Event, Manner, Read},
+    daemon::{Blobs, Daemon, Event, Manner, Read},
     group,
     image::BLOCK,
     kernel::try_unload,
@@ -13,13 +13,26 @@ use crate::{
     lab::{eventually, Lab},
     limit::Lowered,
     mount::Mount,
+    patience::SOON,
     raw,
     stage::{self, expect_data, expect_error, join, read_block, read_block_here, Stage, SIZE},
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{Device, Errno, ObjectFd, SeekFrom};
-use rustix::process::Resource;
-use std::{sync::Arc, thread, time::Duration};
+use rustix::{
+    fs::{fadvise, Advice},
+    process::Resource,
+};
+use std::{
+    fs::File,
+    ops::Range,
+    os::fd::AsFd,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 group!("anon_fd":
     write_before_answer,
@@ -35,6 +48,8 @@ group!("anon_fd":
     unaligned_buffer,
     large_write,
     write_cut_in_a_block,
+    written_from_a_mapping_of_the_image,
+    late_write_into_another_objects_file,
 );
 
 /// Bytes of the blob, where direct I/O takes them.
@@ -53,8 +68,13 @@ fn answer(read: &Read) -> Result<()> {
 
 /// The fd of the blob, which is opened.
 fn opened(stage: &Stage) -> Result<Arc<ObjectFd>> {
-    let reader = read_block(&stage.file(), 60);
-    let read = stage.daemon.read()?;
+    fd_of(&stage.daemon, &stage.file())
+}
+
+/// The fd of the blob of an image's file.
+fn fd_of(daemon: &Daemon, file: &Path) -> Result<Arc<ObjectFd>> {
+    let reader = read_block(file, 60);
+    let read = daemon.read()?;
     answer(&read)?;
     expect_data(join(reader)?, 60)?;
     Ok(read.object)
@@ -373,4 +393,113 @@ fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Writes what it maps of a file, from where, so much, to the same place on its standard output, with
+/// no file being longer than that.
+const MAP_AND_WRITE: &str = "
+import mmap, os, resource, sys
+at, size, limit = map(int, sys.argv[2:])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+with open(sys.argv[1], 'rb') as file:
+    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+mapped.madvise(mmap.MADV_RANDOM)
+sys.exit(os.pwrite(1, memoryview(mapped)[at:at + size], at) != size)
+";
+
+/// Has a process do that with a file of an image and the fd of a blob.
+fn map_and_write(file: &Path, fd: &ObjectFd, range: Range<u64>, limit: u64) -> Result<Child> {
+    Command::new("python3")
+        .args(["-I", "-c", MAP_AND_WRITE])
+        .arg(file)
+        .args([range.start, range.end - range.start, limit].map(|number| number.to_string()))
+        .stdout(Stdio::from(fd.as_fd().try_clone_to_owned()?))
+        .spawn()
+        .context("python3")
+}
+
+/// A daemon's memory can be that of the image that it serves: what is missing there is asked for when
+/// its write has begun, and another thread of it brings it.  C waits for that with the cache file
+/// locked, and whoever brings it waits for C.
+fn written_from_a_mapping_of_the_image(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C's daemon waits for itself".to_owned()).into());
+    }
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    // Whole blocks go to the disk from where they are, others through memory of the module's own.
+    for (block, part, len) in [(8, 0, BLOCK), (16, 0, 4 * BLOCK), (24, 100, 200)] {
+        let at = block * BLOCK + part;
+        let mut writer = map_and_write(&stage.file(), &fd, at..at + len, SIZE)?;
+        let deadline = Instant::now() + *SOON;
+        let mut asked = 0;
+        let status = loop {
+            if let Some(status) = writer.try_wait()? {
+                break status;
+            }
+            if Instant::now() > deadline {
+                writer.kill()?;
+                writer.wait()?;
+                anyhow::bail!(
+                    "a write from the block {block} still waits after {:?}",
+                    *SOON
+                );
+            }
+            if let Ok(read) = stage.daemon.read_within(Duration::from_millis(2)) {
+                asked += 1;
+                answer(&read)?;
+            }
+        };
+        ensure!(status.success(), "the writer: {status}");
+        ensure!(asked > 0, "nothing was missing at the block {block}");
+        expect_data(read_block_here(&stage.file(), block as u32), block as u32)?;
+    }
+    Ok(())
+}
+
+/// A write can go on for longer than its object is there.  What is removed behind it, when it ends in
+/// the midst of a block, is removed from a file that another object has by then, which must not pass
+/// for data any more.
+fn late_write_into_another_objects_file(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C takes a block for data that was written in part".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    let manner = Manner::ManualReads;
+    let others = stage::blobs_named("meta2", "blob2", manner);
+    let daemon = cache.serve(stage::blobs(manner).merged(others))?;
+    let other = Mount::new(lab.base(), "meta2")?;
+    let mut mount = Mount::new(lab.base(), "meta")?;
+    let fd = fd_of(&daemon, &mount.path("file"))?;
+    // It begins, and waits for its own memory.
+    let at = 8 * BLOCK;
+    let mut writer = map_and_write(&other.path("file"), &fd, at..at + BLOCK, at + 1024)?;
+    let late = daemon.read().context("the writer's memory")?;
+    ensure!(late.offset == at, "a READ at {}", late.offset);
+    drop(fd);
+    mount.unmount()?;
+    let mount = Mount::new(lab.base(), "meta")?;
+    let file = mount.path("file");
+    let read_once = |block| -> Result<()> {
+        let reader = read_block(&file, block);
+        while !reader.is_finished() {
+            if let Ok(read) = daemon.read_within(Duration::from_millis(2)) {
+                answer(&read)?;
+            }
+        }
+        expect_data(join(reader)?, block)
+    };
+    read_once(8)?;
+    // Now it goes on, and fails.
+    answer(&late)?;
+    let status = writer.wait()?;
+    ensure!(
+        !status.success(),
+        "all of a block was written behind the limit"
+    );
+    // As many blocks as before, but others.
+    read_once(9)?;
+    fadvise(File::open(&file)?, 0, None, Advice::DontNeed)?;
+    read_once(8).context("what the late write has removed")?;
+    read_once(9)
 }
