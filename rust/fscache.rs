@@ -8,7 +8,7 @@ use crate::cache::{invalidate, local_write, lookup, withdraw, Cache};
 use crate::io::{occupancy, prepare, read, write};
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, VolumeCookie, VolumeLink};
-use crate::sys::fscache_ops::{Backend, Lookup};
+use crate::sys::fscache_ops::Backend;
 use crate::sys::iov_iter::IovIter;
 use crate::sys::log::Call;
 use crate::sys::netfs::{OnHole, Resources, Source, Termination};
@@ -53,9 +53,13 @@ impl Backend for CacheFiles {
         link
     }
 
-    fn lookup_cookie(volume: ArcBorrow<'_, Volume>, cookie: &Cookie) -> Lookup<Object> {
+    fn lookup_cookie(
+        volume: ArcBorrow<'_, Volume>,
+        cookie: &Cookie,
+        made: impl FnOnce(Arc<Object>),
+    ) -> bool {
         let _call = Call::enter("lookup_cookie", cookie.debug_id());
-        lookup::look_up(&volume.into(), cookie)
+        lookup::look_up(&volume.into(), cookie, made)
     }
 
     fn withdraw_cookie(object: Arc<Object>) {
@@ -100,6 +104,18 @@ impl Backend for CacheFiles {
     ) -> Source {
         let _call = Call::enter("prepare_read", cookie.debug_id());
         occupancy::prepare_read(cookie, ready, read, file_size)
+    }
+
+    fn copy_begins(object: ArcBorrow<'_, Object>) {
+        object.backing.copies.begin();
+    }
+
+    fn copy_over(object: ArcBorrow<'_, Object>) {
+        object.backing.copies.end();
+    }
+
+    fn upload_failed(object: ArcBorrow<'_, Object>) {
+        local_write::upload_failed(&object);
     }
 
     fn query_occupancy(

@@ -2,10 +2,11 @@
 
 //! The file behind an object: there from lookup to withdrawal, and written to by the daemon.
 
+use super::copies::Copies;
 use super::disk::Disk;
 use super::known::Known;
 use super::staging::Staging;
-use super::trust::Trust;
+use super::trust::{Trust, Use};
 use super::{inject, BLOCK};
 use crate::ondemand::Store;
 use crate::sys::block::Block;
@@ -29,6 +30,8 @@ pub(crate) struct CacheFile {
     pub(crate) file: File,
     /// Whether it has no name in the cache yet.
     pub(crate) unnamed: bool,
+    /// If so, invalidations of the cookie that there had been before it was made.
+    pub(crate) made_after: u32,
 }
 
 /// Where an object's data is.
@@ -43,6 +46,8 @@ pub(crate) struct Backing {
     pub(crate) trust: Trust,
     /// Whether the file is marked on disk as being changed, or need not be.
     marked: AtomicBool,
+    /// Reads under way whose data is to be stored.
+    pub(crate) copies: Copies,
     /// What of it is data.
     #[pin]
     pub(crate) known: Known,
@@ -66,6 +71,7 @@ impl Backing {
                 file <- new_spinlock!(None, "Backing::file"),
                 trust: Trust::new(),
                 marked: AtomicBool::new(false),
+                copies: Copies::new(),
                 known <- Known::new(),
                 accepted: AtomicBool::new(false),
                 settled <- Completion::new(),
@@ -88,8 +94,13 @@ impl Backing {
 
     /// Puts a file without data in service; returns the one there was.
     pub(crate) fn replace_with_empty(&self, file: CacheFile) -> Option<CacheFile> {
-        // Nobody who has taken the old file can take the new one for used.
-        self.exchange(file, || self.trust.begin_empty())
+        let made_after = file.made_after;
+        // Nobody who has taken the old file can take the new one for used, nor store what was read
+        // before.
+        self.exchange(file, || {
+            self.trust.begin_empty(made_after);
+            self.copies.outdate();
+        })
     }
 
     /// Puts another file in service, and does this before anybody can take it; returns the one there
@@ -144,7 +155,7 @@ impl Backing {
     }
 
     /// The file, for an operation that began after so many invalidations, if `now` says that there have
-    /// been no more.
+    /// been no more, and if the file has nothing of what was before.
     pub(crate) fn file_for(&self, invalidations: u32, now: impl FnOnce() -> u32) -> Option<File> {
         let open = self.file.lock();
         let file = open.as_ref()?.file.clone();
@@ -153,7 +164,14 @@ impl Backing {
             drop(open);
             return None;
         }
-        self.trust.used(invalidations);
+        match self.trust.used(invalidations) {
+            Use::Good => {}
+            Use::Late => self.copies.outdate(),
+            Use::None => {
+                drop(open);
+                return None;
+            }
+        }
         Some(file)
     }
 

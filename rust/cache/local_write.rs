@@ -33,8 +33,11 @@ fn mark_once(object: &Object) -> Result {
     }
     // A file without a name is not found again anyhow.
     if let Some(file) = object.backing.named_file() {
-        // Unmarked, it must not be written to.
-        mark(object, &file).inspect_err(|_| object.backing.trust.spoil())?;
+        // Unmarked, it must not be written to. Data is written directly, and would be on the disk before
+        // the mark: the power may fail, and the server not have it yet.
+        mark(object, &file)
+            .and_then(|()| file.sync())
+            .inspect_err(|_| object.backing.trust.spoil())?;
     }
     object.backing.set_marked();
     Ok(())
@@ -65,6 +68,13 @@ pub(crate) fn not_stored(object: &Object) {
     if object.cookie.is(CookieFlag::LocalWrite) {
         object.backing.trust.spoil();
     }
+}
+
+/// Something that the netfs has written, to its server and to the cache, has not reached the server.
+/// The netfs tells the writer, and the pages count as clean: the next reader gets what the server has,
+/// and would get from the cache what the server never had.
+pub(crate) fn upload_failed(object: &Object) {
+    object.backing.trust.spoil();
 }
 
 /// Follows a change of size of the netfs's file (`cachefiles_resize_cookie()`). What is behind the

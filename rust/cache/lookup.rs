@@ -15,7 +15,6 @@ use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, CookieFlag};
-use crate::sys::fscache_ops::Lookup;
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::trace::{self, Killed, Seen, Trunc, Where};
@@ -23,9 +22,14 @@ use crate::sys::work::{Deferred, Job};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
-/// Brings the cookie into service (`cachefiles_lookup_cookie()`). An object without a file is what
-/// whoever has begun an operation meanwhile refers to, until FS-Cache withdraws it.
-pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
+/// Brings the cookie into service (`cachefiles_lookup_cookie()`), and says whether it can be cached.
+/// The object is `made` before anybody can begin an operation; one without a file is what whoever has
+/// begun one meanwhile refers to, until FS-Cache withdraws it.
+pub(crate) fn look_up(
+    volume: &Arc<Volume>,
+    cookie: &Cookie,
+    made: impl FnOnce(Arc<Object>),
+) -> bool {
     let cache = &volume.cache;
     if cache.on_demand.is_some() != cookie.wants_size() {
         log::warn_limited!(
@@ -38,15 +42,16 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
             }
         );
         cookie.caching_failed();
-        return Lookup::Failed(None);
+        return false;
     }
     let object = match Object::new(volume, cookie) {
         Ok(object) => object,
         Err(_) => {
             give_up(cache, cookie);
-            return Lookup::Failed(None);
+            return false;
         }
     };
+    made(object.clone());
     let _acting = cache.disk.cred.assume();
     // Before somebody begins to write whom we know.
     let missed = cache.missed.writes_to(cookie);
@@ -59,14 +64,14 @@ pub(crate) fn look_up(volume: &Arc<Volume>, cookie: &Cookie) -> Lookup<Object> {
     match ready {
         Ok(()) => {
             object.seen(Seen::LookupCookie);
-            Lookup::Found(object)
+            true
         }
         Err(error) => {
             object.seen(Seen::LookupFailed);
             failed(&object, error);
             give_up(cache, cookie);
             object.backing.settle();
-            Lookup::Failed(Some(object))
+            false
         }
     }
 }
@@ -95,14 +100,23 @@ fn failed(object: &Object, error: Error) {
 /// operation on it waits in [`Object::file_for`].
 struct Pending {
     object: Arc<Object>,
-    found: CacheFile,
+    /// `None` once it is taken.
+    found: Option<CacheFile>,
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(found) = self.found.take() {
+            let_go(&self.object, found);
+        }
+    }
 }
 
 /// Asks the daemon for the object's size; a worker does the rest when it has answered.
 fn ask_size(object: &Arc<Object>, found: CacheFile) -> Result {
     let pending = Deferred::new(Pending {
         object: object.clone(),
-        found,
+        found: Some(found),
     })?;
     object.cache().requests().open(&object.demand, pending)
 }
@@ -116,21 +130,16 @@ impl Answered for Deferred<Pending> {
 impl Job for Pending {
     type Input = Result<u64>;
 
-    fn run(self, size: Result<u64>) {
-        let Pending { object, found } = self;
+    fn run(mut self, size: Result<u64>) {
+        let object = self.object.clone();
         let _acting = object.cache().disk.cred.assume();
-        let ready = match size {
-            Ok(size) => object
-                .take_over_size(size)
-                .and_then(|()| make_ready(&object, found)),
-            Err(error) => {
-                let_go(&object, found);
-                Err(error)
-            }
-        };
-        match ready {
+        let sized = size.and_then(|size| object.take_over_size(size));
+        let found = sized.and_then(|()| self.found.take().ok_or(ENOENT));
+        match found.and_then(|found| make_ready(&object, found)) {
             Ok(open) => object.backing.install(open),
             Err(error) => {
+                // What was found and is not served must be closed before somebody waits for that.
+                drop(self);
                 failed(&object, error);
                 // The object stays, without a file, until the netfs lets go of the cookie: who
                 // reads it gets `EIO`. If the cookie were withdrawn, it would be FS-Cache's
@@ -223,23 +232,27 @@ fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
         in_use,
         file,
         unnamed: false,
+        made_after: 0,
     })
 }
 
 /// Makes a new file, which gets its name and attributes when the object is withdrawn
 /// (`cachefiles_create_file()`, `cachefiles_create_tmpfile()`).
 fn create(object: &Object) -> Result<CacheFile> {
+    let made_after = object.cookie.invalidations();
     // Who waits for the lookup of a netfs's own file need not wait for the new one to be made.
     match object.cache().on_demand {
         Some(_) => object.cookie.set(CookieFlag::NoData),
         None => object.cookie.lookup_negative(),
     }
     object.cache().disk.has_room(1, 0, Need::Create)?;
-    create_unnamed(object)
+    let new = create_unnamed(object)?;
+    Ok(CacheFile { made_after, ..new })
 }
 
 /// Makes a file in the cache's file system that has no name.
 pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
+    let made_after = object.cookie.invalidations();
     let disk = &object.cache().disk;
     let fan = object.fan()?.dentry();
     let file = inject::write()
@@ -259,6 +272,7 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
         in_use,
         file,
         unnamed: true,
+        made_after,
     })
 }
 
@@ -297,12 +311,15 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
         }
     };
     if open.unnamed {
-        expand(object, &open)?;
+        if let Err(error) = expand(object, &open) {
+            let_go(object, open);
+            return Err(error);
+        }
         object.cookie.set(CookieFlag::NeedsUpdate);
     }
     adjust_size(object, &open);
     if open.unnamed {
-        object.backing.trust.begin_empty();
+        object.backing.trust.begin_empty(open.made_after);
     } else {
         // An invalidation that has come since the lookup began will be carried out yet.
         object.backing.trust.begin(object.cookie.invalidations());

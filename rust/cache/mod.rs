@@ -12,6 +12,7 @@
 pub(crate) mod backing;
 pub(crate) mod bind;
 pub(crate) mod coherency;
+pub(crate) mod copies;
 pub(crate) mod cull;
 pub(crate) mod directory;
 pub(crate) mod disk;

@@ -106,6 +106,9 @@ impl Object {
                 .file_for(invalidations, || self.cookie.invalidations())
         };
         take().or_else(|| {
+            // Such a file is made without anybody's answer. FS-Cache lets who wants to know no more
+            // than that go on before.
+            self.cache().on_demand.as_ref()?;
             self.cache()
                 .requests()
                 .wait_opened(&self.demand, self.backing.settled())

@@ -6,14 +6,29 @@
 //! changed it by an invalidation that came too late or failed, or a write over data may not have
 //! reached the file: then the old data would pass for the new.
 
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// What is known about a file's data.
-pub(crate) struct Trust {
+pub struct Trust {
     /// Something that should have been stored was not.
     spoiled: AtomicBool,
     /// Invalidations of the cookie when the data of the file was valid for sure, or [`EMPTY`].
     invalidations: AtomicU64,
+    /// Invalidations of the cookie before the file was made, if it was.
+    made_after: AtomicU32,
+}
+
+/// What an operation may do with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Use it.
+    Good,
+    /// Use it. It is the first one, and there have been invalidations since the file was made that did
+    /// not put another one in its place: what others have read before is outdated.
+    Late,
+    /// Nothing: the file holds what others had before an invalidation that did not put another one in
+    /// its place.
+    None,
 }
 
 /// There cannot be any data yet: nobody has got the file.
@@ -21,50 +36,56 @@ const EMPTY: u64 = u64::MAX;
 
 impl Trust {
     /// Nothing is wrong yet, and the file empty.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         Trust {
             spoiled: AtomicBool::new(false),
             invalidations: AtomicU64::new(EMPTY),
+            made_after: AtomicU32::new(0),
         }
     }
 
-    /// The file is a new one. FS-Cache counts invalidations that come before it is used, and does
-    /// nothing about them.
-    pub(crate) fn begin_empty(&self) {
+    /// The file is a new one, made after so many invalidations. FS-Cache counts those that come before
+    /// it is used, and does nothing about them.
+    pub fn begin_empty(&self, made_after: u32) {
+        self.made_after.store(made_after, Ordering::Relaxed);
         self.invalidations.store(EMPTY, Ordering::Relaxed);
         self.spoiled.store(false, Ordering::Release);
     }
 
     /// The file has data that is valid after so many invalidations.
-    pub(crate) fn begin(&self, invalidations: u32) {
+    pub fn begin(&self, invalidations: u32) {
         self.invalidations
             .store(invalidations.into(), Ordering::Relaxed);
         self.spoiled.store(false, Ordering::Release);
     }
 
-    /// An operation that began after so many invalidations gets the file.
-    pub(crate) fn used(&self, invalidations: u32) {
-        // Only the first one changes anything, so that a failure is none.
-        let _ = self.invalidations.compare_exchange(
+    /// An operation that began after so many invalidations is about to get the file.
+    pub fn used(&self, invalidations: u32) -> Use {
+        match self.invalidations.compare_exchange(
             EMPTY,
             invalidations.into(),
             Ordering::Relaxed,
             Ordering::Relaxed,
-        );
+        ) {
+            Ok(_) if self.made_after.load(Ordering::Relaxed) == invalidations => Use::Good,
+            Ok(_) => Use::Late,
+            Err(valid_for) if valid_for == invalidations.into() => Use::Good,
+            Err(_) => Use::None,
+        }
     }
 
     /// The file does not hold what it should. May be called from an interrupt.
-    pub(crate) fn spoil(&self) {
+    pub fn spoil(&self) {
         self.spoiled.store(true, Ordering::Release);
     }
 
     /// Whether data of the file may be given out.
-    pub(crate) fn is_good(&self) -> bool {
+    pub fn is_good(&self) -> bool {
         !self.spoiled.load(Ordering::Acquire)
     }
 
     /// Whether the file can be kept under what the cookie says after so many invalidations.
-    pub(crate) fn is_good_for(&self, invalidations: u32) -> bool {
+    pub fn is_good_for(&self, invalidations: u32) -> bool {
         let valid_for = self.invalidations.load(Ordering::Relaxed);
         self.is_good() && (valid_for == EMPTY || valid_for == invalidations.into())
     }

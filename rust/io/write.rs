@@ -38,7 +38,8 @@ struct Write {
 
 /// Sees to it that there is room for `len` bytes at `at`, which may have some already unless
 /// `is_new`; returns how many they are in whole blocks (`__cachefiles_prepare_write()`). `ENOBUFS`
-/// if they cannot be written: not aligned, more than `upper` in whole blocks, or no room.
+/// if they cannot be written: not aligned, more than `upper` in whole blocks, maybe read before an
+/// invalidation, or no room.
 pub(crate) fn prepare(
     object: &Object,
     file: &File,
@@ -58,7 +59,7 @@ fn try_prepare(
     upper: usize,
     is_new: bool,
 ) -> Result<usize> {
-    if !object.backing.trust.is_good() {
+    if !object.backing.trust.is_good() || object.backing.copies.are_outdated() {
         return Err(ENOBUFS);
     }
     if at % BLOCK != 0 || len > upper {
@@ -97,7 +98,7 @@ fn try_prepare(
     object
         .backing
         .known
-        .while_changing(punch)
+        .while_removing(file, punch)
         .map_err(|error| {
             trace::io_error(object.debug_id, file, error, Where::Fallocate);
             object.io_error(format_args!(

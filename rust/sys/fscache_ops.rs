@@ -19,15 +19,6 @@ use kernel::error::{code::EIO, to_result, Result};
 use kernel::str::CStr;
 use kernel::sync::{Arc, ArcBorrow, UniqueArc};
 
-/// What has come of looking a cookie up.
-pub(crate) enum Lookup<Object> {
-    /// It can be cached.
-    Found(Arc<Object>),
-    /// It cannot. If the lookup had let others begin operations, an object stands for it until they
-    /// have ended and FS-Cache withdraws the cookie: it is what keeps the cache, and us, from going.
-    Failed(Option<Arc<Object>>),
-}
-
 /// A back end of FS-Cache.
 pub(crate) trait Backend: Sized + 'static {
     /// What FS-Cache calls the type of cache.
@@ -49,8 +40,16 @@ pub(crate) trait Backend: Sized + 'static {
     fn no_volume(cache: ArcBorrow<'_, Self::Cache>);
     /// FS-Cache frees the volume: forget it.
     fn free_volume(volume: Arc<Self::Volume>) -> Arc<VolumeLink>;
-    /// Looks the cookie up, or creates it. May sleep.
-    fn lookup_cookie(volume: ArcBorrow<'_, Self::Volume>, cookie: &Cookie) -> Lookup<Self::Object>;
+    /// Looks the cookie up, or creates it, and says whether it can be cached. May sleep.
+    ///
+    /// The object must be `made` before others are let begin operations. It stands for the cookie, also
+    /// if that cannot be cached, until they have ended and FS-Cache withdraws the cookie: it is what
+    /// keeps the cache, and us, from going.
+    fn lookup_cookie(
+        volume: ArcBorrow<'_, Self::Volume>,
+        cookie: &Cookie,
+        made: impl FnOnce(Arc<Self::Object>),
+    ) -> bool;
     /// Commits and closes an object that nobody accesses any more. May sleep.
     fn withdraw_cookie(object: Arc<Self::Object>);
     /// The file that I/O on the object works on, once the object has been found; `None` if there is
@@ -83,6 +82,12 @@ pub(crate) trait Backend: Sized + 'static {
         read: &mut ReadSubrequest<'_>,
         file_size: u64,
     ) -> Source;
+    /// A read, which has not asked the server yet, is to have its data stored, by other operations.
+    fn copy_begins(object: ArcBorrow<'_, Self::Object>);
+    /// Such a read is over, and so are the calls of those operations.
+    fn copy_over(object: ArcBorrow<'_, Self::Object>);
+    /// Something that the netfs has written has not reached the server, which the cache may have.
+    fn upload_failed(object: ArcBorrow<'_, Self::Object>);
     /// Where in `range` the next data is, in pieces of at least `granularity` bytes.
     fn query_occupancy(
         object: ArcBorrow<'_, Self::Object>,
@@ -233,6 +238,18 @@ impl<B: Backend> Table<B> {
         ..Self::IO_OPS
     };
 
+    /// The operations of a read that has been told to have its data stored.
+    const COPY_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
+        end_operation: Some(Self::end_copied_read),
+        ..Self::IO_OPS
+    };
+
+    /// The operations of a write of the netfs library's, which goes to the server too.
+    const UPLOAD_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
+        end_operation: Some(Self::end_upload),
+        ..Self::IO_OPS
+    };
+
     unsafe extern "C" fn acquire_volume(raw: *mut bindings::fscache_volume) {
         let Some(ptr) = NonNull::new(raw) else {
             return;
@@ -278,16 +295,12 @@ impl<B: Backend> Table<B> {
                 ArcBorrow::<B::Volume>::from_raw(private.cast()),
             )
         };
-        let (object, found) = match B::lookup_cookie(volume, cookie) {
-            Lookup::Found(object) => (Some(object), true),
-            Lookup::Failed(object) => (object, false),
-        };
-        if let Some(object) = object {
+        B::lookup_cookie(volume, cookie, |object| {
             // SAFETY: The cookie is being looked up by this task alone, which also withdraws it, after
-            // a failure as after a success.
+            // a failure as after a success. Whoever else looks at the field does so when the state
+            // lets operations begin, which it does not yet.
             unsafe { (*raw).cache_priv = Arc::into_raw(object).cast_mut().cast() };
-        }
-        found
+        })
     }
 
     unsafe extern "C" fn withdraw_cookie(raw: *mut bindings::fscache_cookie) {
@@ -348,6 +361,59 @@ impl<B: Backend> Table<B> {
         drop(resources.take_file());
         // SAFETY: The operation's access ends here, once.
         unsafe { bindings::cfrs_end_io_access((*raw).cache_priv.cast()) }
+    }
+
+    unsafe extern "C" fn end_copied_read(raw: *mut bindings::netfs_cache_resources) {
+        // SAFETY: The operation has access until it is ended, in the next line but one.
+        if let Some(object) = unsafe { Self::object((*raw).cache_priv.cast()) } {
+            B::copy_over(object);
+        }
+        // SAFETY: The caller's promises are passed on.
+        unsafe { Self::end_operation(raw) }
+    }
+
+    unsafe extern "C" fn end_upload(raw: *mut bindings::netfs_cache_resources) {
+        // SAFETY: These are the resources of a write request, as `write_is_upload` says; the
+        // operation has access until it is ended, in the last line.
+        unsafe {
+            if bindings::cfrs_upload_failed(raw) {
+                if let Some(object) = Self::object((*raw).cache_priv.cast()) {
+                    B::upload_failed(object);
+                }
+            }
+            Self::end_operation(raw)
+        }
+    }
+
+    /// Notes that the read whose subrequest is being prepared is to have its data stored.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be the resources of a read that has begun, and the caller's for this call.
+    pub(super) unsafe fn read_is_copied(raw: *mut bindings::netfs_cache_resources) {
+        // SAFETY: The caller's promise.
+        unsafe {
+            let ends = (*(*raw).ops).end_operation.map(|end| end as usize);
+            // Once for each read, whose other parts have been told before.
+            if ends == Some(Self::end_copied_read as usize) {
+                return;
+            }
+            if let Some(object) = Self::object((*raw).cache_priv.cast()) {
+                B::copy_begins(object);
+                (*raw).ops = &Self::COPY_OPS;
+            }
+        }
+    }
+
+    /// Has the end of the write look at what has become of it on the server.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be the resources in a request of the netfs library's to write, which has begun, and
+    /// the caller's for this call.
+    pub(super) unsafe fn write_is_upload(raw: *mut bindings::netfs_cache_resources) {
+        // SAFETY: The caller's promise.
+        unsafe { (*raw).ops = &Self::UPLOAD_OPS }
     }
 
     unsafe extern "C" fn prepare_ondemand_read(

@@ -123,6 +123,12 @@ impl ReadFlags<'_> {
         unsafe { *self.word &= !(1 << bindings::NETFS_SREQ_ONDEMAND) }
     }
 
+    /// Whether the netfs is to store what it downloads.
+    pub(super) fn is_copied_to_cache(&self) -> bool {
+        // SAFETY: Valid by the type invariant.
+        unsafe { *self.word & (1 << bindings::NETFS_SREQ_COPY_TO_CACHE) != 0 }
+    }
+
     /// Asks the netfs to store what it downloads.
     pub(crate) fn set_copy_to_cache(&mut self) {
         // SAFETY: Valid and ours by the type invariant.

@@ -28,14 +28,18 @@ impl<B: Backend> Table<B> {
         let mut read = unsafe { ReadSubrequest::from_raw(subreq) };
         // SAFETY: The subrequest is the library's, which does not end the operation meanwhile.
         let resources = unsafe { Resources::from_raw(read.resources().as_ptr()) };
-        B::prepare_read(
+        let source = B::prepare_read(
             resources.cookie(),
             // SAFETY: The operation goes on until long after this call.
             || unsafe { ready::<B>(&resources, Want::Read) },
             &mut read,
             i_size,
-        )
-        .into_raw()
+        );
+        if source == Source::Server && read.flags().is_copied_to_cache() {
+            // SAFETY: A read, which is prepared by our caller alone.
+            unsafe { Table::<B>::read_is_copied(resources.as_ptr()) }
+        }
+        source.into_raw()
     }
 
     pub(super) unsafe extern "C" fn query_occupancy(
@@ -134,11 +138,12 @@ impl<B: Backend> Table<B> {
         let Some(ptr) = NonNull::new(subreq) else {
             return;
         };
-        // SAFETY: The subrequest is being prepared by our caller, alone, and its operation has
-        // begun.
+        // SAFETY: The subrequest is being prepared by our caller, alone, and its operation, which is
+        // the library's, has begun.
         unsafe {
             bindings::cfrs_set_write_limits(subreq);
             let read = ReadSubrequest::from_raw(ptr);
+            Table::<B>::write_is_upload(read.resources().as_ptr());
             if ready::<B>(&read.resources(), Want::Write).is_none() {
                 bindings::cfrs_refuse_prepare_write(subreq);
             }

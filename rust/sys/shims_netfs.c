@@ -43,6 +43,16 @@ void cfrs_set_write_limits(struct netfs_io_subrequest *subreq)
 	stream->sreq_max_segs = BIO_MAX_VECS;
 }
 
+bool cfrs_upload_failed(const struct netfs_cache_resources *cres)
+{
+	const struct netfs_io_request *wreq =
+		container_of_const(cres, struct netfs_io_request, cache_resources);
+	const struct netfs_io_stream *upload = &wreq->io_streams[0];
+
+	return upload->failed ||
+	       (test_bit(NETFS_RREQ_UPLOAD_TO_SERVER, &wreq->flags) && !upload->avail);
+}
+
 void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq)
 {
 	netfs_prepare_write_failed(subreq);

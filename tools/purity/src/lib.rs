@@ -11,8 +11,10 @@ pub mod protocol;
 /// The pure half of `rust/cache/`.
 #[path = "../../../rust/cache"]
 pub mod cache {
+    pub mod copies;
     pub mod key;
     pub mod limits;
+    pub mod trust;
 }
 
 /// The pure half of `rust/io/`.

@@ -12,12 +12,14 @@
  *   invalidate                         says that all of it is old
  *   begin, end                         of an operation that goes on meanwhile
  *   read-on START LEN                  reads in that operation
+ *   ask START LEN                      where that operation is to read from
  *   use, write-use, unuse              the cookie, to read or to write
  *
  * A command fails as the operation does, and the kernel warns if a cache says twice of
  * one transfer that it is over.  The file reads as "START LEN NS": what was
  * answered to the last "prepare" or "occupancy", or what the last "read-on" has read,
- * and the time that the cache took for the last write or read.
+ * and the time that the cache took for the last write or read.  To the last "ask", LEN
+ * is 1 if it is from the server, and to be stored.
  *
  * The cookie is in use, to write, unless the parameter "idle" is set.
  */
@@ -45,9 +47,11 @@ static unsigned int uses;
 static bool idle;
 module_param(idle, bool, 0);
 
-/* The operation that goes on. */
-static struct netfs_cache_resources going_on;
+/* The operation that goes on, as a part of a request that is nowhere listed. */
+static struct netfs_inode file;
+static struct netfs_io_request request = { .inode = &file.inode };
 static bool is_going_on;
+#define going_on (request.cache_resources)
 
 /* Of the last answer. */
 static DEFINE_MUTEX(answer_lock);
@@ -262,6 +266,24 @@ static int do_end(void)
 	return 0;
 }
 
+static int do_ask(loff_t start, size_t len)
+{
+	struct netfs_io_subrequest subreq = {
+		.rreq	= &request,
+		.start	= start,
+		.len	= len,
+	};
+
+	if (!is_going_on)
+		return -EINVAL;
+	mutex_lock(&answer_lock);
+	data_len = going_on.ops->prepare_read(&subreq, FILE_SIZE) ==
+			NETFS_DOWNLOAD_FROM_SERVER &&
+		   test_bit(NETFS_SREQ_COPY_TO_CACHE, &subreq.flags);
+	mutex_unlock(&answer_lock);
+	return 0;
+}
+
 static int do_read_on(loff_t start, size_t len)
 {
 	struct transfer *transfer;
@@ -331,6 +353,8 @@ static ssize_t control_write(struct file *file, const char __user *from,
 		ret = do_occupancy(start, len, more);
 	else if (sscanf(line, "read-on %llu %zu", &start, &len) == 2)
 		ret = do_read_on(start, len);
+	else if (sscanf(line, "ask %llu %zu", &start, &len) == 2)
+		ret = do_ask(start, len);
 	else if (sysfs_streq(line, "invalidate"))
 		ret = do_invalidate();
 	else if (sysfs_streq(line, "begin"))
@@ -375,6 +399,9 @@ static int __init netfs_caller_init(void)
 		fscache_relinquish_volume(volume, NULL, false);
 		return -ENOBUFS;
 	}
+	i_size_write(&file.inode, FILE_SIZE);
+	file.remote_i_size = FILE_SIZE;
+	file.zero_point = FILE_SIZE;
 	if (!idle)
 		do_use(true);
 	control = debugfs_create_file("netfs_caller", 0600, NULL, NULL, &control_ops);

@@ -86,6 +86,13 @@ impl Caller {
         answer().map(|[_, len, _]| len)
     }
 
+    /// Asks where the operation that was begun is to read from; whether from the server, and the cache
+    /// is to store it.
+    pub fn is_to_be_stored(&self, range: Range<u64>) -> io::Result<bool> {
+        self.say("ask", range)?;
+        answer().map(|[_, copy, _]| copy == 1)
+    }
+
     /// Asks something about a range, which a range answers.
     fn ask(&self, verb: &str, range: &Range<u64>, more: u64) -> io::Result<Range<u64>> {
         let len = range.end - range.start;

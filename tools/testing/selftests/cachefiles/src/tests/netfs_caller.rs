@@ -5,7 +5,7 @@
 
 use super::eviction::{bound, give_back, take_space};
 use crate::{
-    cachefilesd::{nothing_in_use, CookieLine, Counters, Keeper, Known},
+    cachefilesd::{at_rest, nothing_in_use, CookieLine, Counters, Keeper, Known},
     caller::Caller,
     claim::{cache_files, only_file_is_marked},
     disk::Disk,
@@ -29,6 +29,8 @@ group!("netfs_caller":
     invalidated_under_a_read,
     invalidated_under_a_write,
     invalidated_again_before_a_write_begins,
+    invalidated_between_a_read_and_its_copy,
+    invalidated_while_the_file_is_made,
     invalidation_that_fails,
     read_that_cannot_begin,
     written_to_without_a_cache,
@@ -355,6 +357,85 @@ fn invalidated_again_before_a_write_begins(lab: &Lab) -> Result<()> {
     }
     expect_error(got, Errno::NOBUFS, "a write of what has become invalid")?;
     has_nothing(caller)
+}
+
+/// What the server gave before an invalidation is not stored after it.  `caller` has been told that
+/// what it is about to read is to be stored, and the invalidation has come since.
+fn not_stored_any_more(lab: &Lab, caller: &Caller) -> Result<()> {
+    let got = caller.write(0..64 * K);
+    if lab.is_peer() {
+        // The old data is what is read from now on.
+        got?;
+        caller.command("end")?;
+        return Ok(caller.read(0..64 * K)?);
+    }
+    expect_error(got, Errno::NOBUFS, "a copy of what has become invalid")?;
+    let got = caller.read(0..64 * K);
+    expect_error(got, Errno::NODATA, "what was not stored")?;
+    caller.command("end")?;
+    // What is read from now on is.
+    caller.write(0..64 * K)?;
+    Ok(caller.read(0..64 * K)?)
+}
+
+/// netfs stores what it has read in another operation, which begins when the data has come.
+fn invalidated_between_a_read_and_its_copy(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    let caller = Caller::load_reader(lab)?;
+    // Both of a file that is new and of one that has data elsewhere.
+    for stored in [None, Some(512 * K..576 * K)] {
+        if let Some(range) = stored {
+            caller.write(range)?;
+        }
+        at_rest()?;
+        caller.command("begin")?;
+        for at in [0, 32 * K] {
+            ensure!(
+                caller.is_to_be_stored(at..at + 32 * K)?,
+                "not to be stored from {at}"
+            );
+        }
+        caller.invalidate()?;
+        caller.invalidate()?;
+        at_rest()?;
+        not_stored_any_more(lab, &caller)?;
+        caller.invalidate()?;
+        at_rest()?;
+    }
+    Ok(())
+}
+
+/// FS-Cache does not tell the cache of an invalidation while it makes the file.
+fn invalidated_while_the_file_is_made(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    // The volume's directories are there, and the file is not.
+    drop(Caller::load(lab)?);
+    nothing_in_use()?;
+    for file in cache_files(cache.dir()) {
+        fs::remove_file(file)?;
+    }
+    let dir = cache.dir().to_string_lossy();
+    let caller = Caller::load_idle(lab)?;
+    run("fsfreeze", &["-f", &dir])?;
+    let told = || -> Result<()> {
+        caller.command("use")?;
+        eventually("the file is being made", || {
+            CookieLine::all().is_ok_and(|cookies| cookies.iter().any(|cookie| cookie.state == 'C'))
+        })?;
+        caller.command("begin")?;
+        ensure!(
+            caller.is_to_be_stored(0..64 * K)?,
+            "the first read is not to be stored"
+        );
+        Ok(caller.invalidate()?)
+    };
+    let told = told();
+    run("fsfreeze", &["-u", &dir])?;
+    told?;
+    at_rest()?;
+    not_stored_any_more(lab, &caller)
 }
 
 /// A netfs that fills the cache itself is told of a read that cannot begin as of one that came short:

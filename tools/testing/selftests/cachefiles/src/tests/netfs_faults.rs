@@ -14,6 +14,7 @@ use crate::{
     claim::cache_files,
     disk::{Disk, Health},
     error_injection::{Injection, IO_ERROR},
+    fault::{self, Kind as Memory},
     group,
     kernel::{drop_caches, Module},
     ktap::{in_ci, Skip},
@@ -40,6 +41,7 @@ group!("netfs_faults":
     ninep_on_a_full_disk,
     ninep_volume_that_could_not_be_made,
     nfs_invalidated_without_a_volume,
+    ninep_write_that_the_server_does_not_get,
 );
 
 /// The size of every file: whole pages, so that no end of a file is fetched on its own.
@@ -460,4 +462,47 @@ fn nfs_invalidated_without_a_volume(lab: &Lab) -> Result<()> {
     }
     scene.unmount()?;
     nothing_in_use()
+}
+
+/// What was written, and the server has not got, is not what the cache gives to who reads next.  The
+/// writer was told, and the pages count as clean.
+fn ninep_write_that_the_server_does_not_get(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let remote = Remote::new(lab, Kind::NineP)?;
+    let image = content(1, SIZE);
+    publish(&remote, "file", &image)?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    let mut client = remote.mount()?;
+    check(&client.path("file"), &image)?;
+    settle()?;
+    let file = OpenOptions::new().write(true).open(client.path("file"))?;
+    settle()?;
+    file.write_all_at(&[88; 2 * PAGE], 4 * PAGE as u64)?;
+    // The message that would take it there needs memory.
+    let mut fault = fault::Fault::in_module("9pnet", Memory::Slab, 1)?;
+    let synced = fault.during(|| file.sync_all())?;
+    ensure!(
+        fault.hit() && synced.is_err(),
+        "the server has got it: {synced:?}"
+    );
+    drop(file);
+    settle()?;
+    check(&remote.path("file"), &image).context("on the server")?;
+    forget(&client.path("file"))?;
+    let got = fs::read(client.path("file"))?;
+    if lab.is_peer() {
+        println!(
+            "C gave the {} data",
+            if got == image { "old" } else { "new" }
+        );
+        return Ok(());
+    }
+    ensure!(got == image, "the cache gave what the server never had");
+    settle()?;
+    client.unmount()?;
+    client = remote.mount()?;
+    check(&client.path("file"), &image).context("after another mount")?;
+    settle()?;
+    drop_caches()?;
+    check(&client.path("file"), &image).context("from the cache")
 }

@@ -37,6 +37,7 @@ group!("netfs_pinned":
     longer_than_the_lru,
     unmounted,
     power_fails_while_open,
+    power_fails_in_a_write,
 );
 
 /// The one cookie there is.
@@ -251,6 +252,57 @@ fn snapshot(from: &Backing) -> Result<String> {
         &[&[input.as_str(), output.as_str()], &options[..]].concat(),
     )?;
     Ok(to)
+}
+
+/// What is written to the cache is not on the disk before the mark is: the power may fail, and the
+/// server not have it.
+fn power_fails_in_a_write(lab: &Lab) -> Result<()> {
+    let mut scene = Pinned::new(lab)?;
+    settle()?;
+    scene.client.unmount()?;
+    let path = scene.remote.path("file");
+    let before = path.metadata()?.modified()?;
+    // All that is there until now is on the disk.
+    rustix::fs::sync();
+    scene.client = scene.remote.mount()?;
+    let file = OpenOptions::new()
+        .write(true)
+        .open(scene.client.path("file"))?;
+    at_rest()?;
+    file.write_all_at(&[88; 3 * PAGE], 5 * PAGE as u64)?;
+    let moved = moved(|| Ok(file.sync_all()?))?;
+    ensure!(
+        moved.get("IO.wr") > 0,
+        "not written to the cache: {moved:?}"
+    );
+    let disk = snapshot(&scene.cache.fs)?;
+    drop(file);
+    settle()?;
+    scene.client.unmount()?;
+    scene.keeper.stop()?;
+    // The server has lost what came last.
+    fs::write(&path, &scene.image)?;
+    File::options()
+        .write(true)
+        .open(&path)?
+        .set_modified(before)?;
+    let after = Backing::mount(lab.base(), &disk, "ext4", MountFlags::empty(), "")?;
+    let mut keeper = Keeper::plain(after.dir())?;
+    scene.client = scene.remote.mount()?;
+    let got = fs::read(scene.client.path("file"))?;
+    settle()?;
+    scene.client.unmount()?;
+    keeper.stop()?;
+    if lab.is_peer() {
+        let which = if got == scene.image { "old" } else { "new" };
+        println!("C gave the {which} data");
+        return Ok(());
+    }
+    ensure!(
+        got == scene.image,
+        "the cache gave what the server never had"
+    );
+    Ok(())
 }
 
 /// A file that is open for writing is marked on the disk.  If the power fails then, what the cache has
