@@ -14,13 +14,16 @@ use crate::{
     patience::{within, SOON},
     raw::errno,
     stage::{self, expect_data, expect_error, read_block, read_block_here},
+    trace::Trace,
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno, SeekFrom};
 use rustix::fs::{fallocate, removexattr, statvfs, FallocateFlags};
 use std::{
     env, fs,
+    os::fd::AsFd,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
     thread,
     time::Duration,
@@ -219,10 +222,11 @@ fn eio_from_xattr_at_mount(lab: &Lab) -> Result<()> {
     drop(mount.map(|mount| hand.adopt(mount)));
     hand.close();
     // EIO comes and goes, so that it also meets the attribute behind a directory that was found.
-    let (mut failed, mut mounted) = (0, 0);
+    let (mut failed, mut mounted, mut attributes) = (0, 0, 0);
     for _ in rounds() {
         let hand = Hand::bind(&cache)?;
         hand.serve_all();
+        let trace = Trace::begin()?;
         let injection = Injection::of(0)?;
         let mut value = 0;
         let toggler = Again::and_again(move || {
@@ -234,6 +238,9 @@ fn eio_from_xattr_at_mount(lab: &Lab) -> Result<()> {
             .context("a mount under EIO")?;
         // With it goes the switch, and what it was set to.
         drop(toggler);
+        let trace = trace.end()?;
+        let errors = trace.iter().filter(|line| line.contains("_vfs_error: "));
+        attributes += errors.filter(|line| line.contains("getxattr")).count();
         match mount {
             Ok(mount) => {
                 mounted += 1;
@@ -243,8 +250,9 @@ fn eio_from_xattr_at_mount(lab: &Lab) -> Result<()> {
         }
         hand.close();
     }
-    println!("{mounted} mounts, {failed} failed");
+    println!("{mounted} mounts, {failed} failed; {attributes} attributes could not be read");
     ensure!(failed > 0, "no mount met an error");
+    ensure!(attributes > 0, "no attribute met an error");
     let hand = Hand::bind(&cache)?;
     hand.serve_all();
     drop(hand.mount(lab, "meta3").context("after the errors")?);
@@ -372,8 +380,37 @@ fn short_write_is_not_reported_as_whole(lab: &Lab) -> Result<()> {
         let _ = fs::remove_file(&more);
     }
     println!("writes of {WHOLE} bytes: {results:?}");
+    // Space may last; a limit on the size of files does cut a write, at the end of a block here.
+    let at = 50 * BLOCK;
+    let data = lab.base().join("three-blocks");
+    fs::write(&data, &bytes(at, 3 * BLOCK)[..])?;
+    // Python does not die of the signal.
+    let output = Command::new("python3")
+        .args(["-I", "-c", CUT_WRITE])
+        .arg(&data)
+        .args([at, at + BLOCK].map(|number| number.to_string()))
+        .stdout(Stdio::from(blob.object.as_fd().try_clone_to_owned()?))
+        .stderr(Stdio::piped())
+        .output()?;
+    let wrote = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        wrote == BLOCK.to_string(),
+        "{wrote:?} of three blocks of which one can be written"
+    );
+    let end = blob.object.seek(SeekFrom::Hole(at))?;
+    ensure!(end == at + BLOCK, "the hole behind {at} is at {end}");
     served(&hand, &blob.object, &mount.file(), 40)
 }
+
+/// Writes a file to where on its standard output, and no further than that; says how much it was.
+const CUT_WRITE: &str = "
+import mmap, os, resource, sys
+at, limit = map(int, sys.argv[2:])
+with open(sys.argv[1], 'rb') as file:
+    data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+sys.stderr.write(str(os.pwrite(1, data, at)))
+";
 
 /// A cache in the ordinary mode, and EROFS wants to mount from it.
 fn plain_bind_with_a_netfs(lab: &Lab) -> Result<()> {

@@ -131,7 +131,7 @@ fn told<T>(fault: &Fault, got: io::Result<T>) -> Result<Option<T>> {
 /// The file is looked up behind the netfs's back, whose first operation waits for that.
 fn lookup_of_a_new_file(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("lookup of a new file", 5, 1, |fault| {
+    each_allocation("lookup of a new file", 20, 1, |fault| {
         scene.nothing_is_cached()?;
         let (caller, got) = fault.during(|| {
             let caller = Caller::load(lab)?;
@@ -147,7 +147,8 @@ fn lookup_of_a_new_file(lab: &Lab) -> Result<()> {
 
 fn lookup_of_a_file_that_is_there(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("lookup of a file that is there", 5, 1, |fault| {
+    let at_least = lab.with_ours(12, 7);
+    each_allocation("lookup of a file that is there", at_least, 1, |fault| {
         drop(scene.stored()?);
         nothing_in_use()?;
         let (caller, got) = fault.during(|| {
@@ -162,7 +163,7 @@ fn lookup_of_a_file_that_is_there(lab: &Lab) -> Result<()> {
 
 fn storing(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("write of what is missing", 3, 1, |fault| {
+    each_allocation("write of what is missing", 10, 1, |fault| {
         let caller = scene.fresh()?;
         // The lookup is not what fails.
         at_rest()?;
@@ -176,7 +177,7 @@ fn storing(lab: &Lab) -> Result<()> {
 
 fn storing_again(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("write of what is there", 1, 1, |fault| {
+    each_allocation("write of what is there", 3, 1, |fault| {
         let caller = scene.stored()?;
         let got = fault.during(|| caller.rewrite(DATA))?;
         told(fault, got)?;
@@ -186,6 +187,7 @@ fn storing_again(lab: &Lab) -> Result<()> {
 
 fn preparing_to_store_again(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
+    // It asks for no memory.
     each_allocation("preparing a write", 0, 1, |fault| {
         let caller = scene.stored()?;
         let got = fault.during(|| caller.prepare(&DATA, DATA.end))?;
@@ -198,7 +200,7 @@ fn preparing_to_store_again(lab: &Lab) -> Result<()> {
 
 fn reading(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("read of what is there", 1, 1, |fault| {
+    each_allocation("read of what is there", 3, 1, |fault| {
         let caller = scene.stored()?;
         // It comes from the disk, as everything in the cache does.
         let got = fault.during(|| caller.read(DATA))?;
@@ -211,7 +213,7 @@ fn reading(lab: &Lab) -> Result<()> {
 /// Whatever fails, what was there before is not read after.
 fn invalidating(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("invalidation", 3, 1, |fault| {
+    each_allocation("invalidation", 5, 1, |fault| {
         let caller = scene.stored()?;
         let got = fault.during(|| {
             caller.invalidate()?;
@@ -265,7 +267,7 @@ fn committing(lab: &Lab) -> Result<()> {
 /// The cache goes while a netfs has its file open.
 fn withdrawing_the_cache(lab: &Lab) -> Result<()> {
     let mut scene = Scene::new(lab)?;
-    each_allocation("end of the cache", 3, 1, |fault| {
+    each_allocation("end of the cache", 8, 1, |fault| {
         let caller = scene.stored()?;
         fault.during(|| scene.keeper.stop())??;
         let got = caller.read(DATA);

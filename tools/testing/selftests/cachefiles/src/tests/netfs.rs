@@ -42,6 +42,14 @@ pub const MORE: Group = Group {
             run: nfs3_reads_fill_and_serve,
         },
         Case {
+            name: "nfs3_change_on_the_server",
+            run: nfs3_change_on_the_server,
+        },
+        Case {
+            name: "nfs3_local_writes",
+            run: nfs3_local_writes,
+        },
+        Case {
             name: "ninep_change_on_the_server",
             run: ninep_change_on_the_server,
         },
@@ -117,6 +125,10 @@ fn nfs_change_on_the_server(lab: &Lab) -> Result<()> {
     change_on_the_server(lab, Kind::Nfs(4))
 }
 
+fn nfs3_change_on_the_server(lab: &Lab) -> Result<()> {
+    change_on_the_server(lab, Kind::Nfs(3))
+}
+
 fn ninep_change_on_the_server(lab: &Lab) -> Result<()> {
     change_on_the_server(lab, Kind::NineP)
 }
@@ -182,6 +194,10 @@ fn local_writes(lab: &Lab, kind: Kind) -> Result<()> {
 
 fn nfs_local_writes(lab: &Lab) -> Result<()> {
     local_writes(lab, Kind::Nfs(4))
+}
+
+fn nfs3_local_writes(lab: &Lab) -> Result<()> {
+    local_writes(lab, Kind::Nfs(3))
 }
 
 fn ninep_local_writes(lab: &Lab) -> Result<()> {

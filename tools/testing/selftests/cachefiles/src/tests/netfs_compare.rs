@@ -17,10 +17,11 @@ use crate::{
     kernel::Module,
     lab::{Cache, Lab},
     layout,
+    patience::patiently,
     remote::{Client, Kind, Remote},
     trace::{self, stories, Trace},
 };
-use anyhow::{ensure, Context, Result};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::cache::limits::Levels;
 use rustix::fs::{fadvise, Advice};
 use std::{
@@ -35,6 +36,7 @@ group!("netfs_compare":
     nfs_trees_are_equal,
     ninep_trees_are_equal,
     nfs_script,
+    nfs3_script,
     ninep_script,
     counters_of_a_cache,
     nfs_filled_by_the_other_module,
@@ -132,7 +134,7 @@ fn read_part(client: &Client, name: &str, at: usize, image: &[u8]) -> Result<()>
     Ok(())
 }
 
-/// What a script leaves: the cache, what the server has, by how much the counters moved, and what the
+/// What a script leaves: the cache but for what files' versions are known by, what the server has, by how much the counters moved, and what the
 /// trace tells.
 struct Outcome {
     tree: Tree,
@@ -299,7 +301,7 @@ fn script(lab: &Lab, module: &Path, kind: Kind) -> Result<Outcome> {
     }
     drop(device);
     Ok(Outcome {
-        tree,
+        tree: tree.without_versions(),
         files,
         moved,
         stories,
@@ -353,9 +355,33 @@ fn as_c_tells(story: &str) -> String {
 }
 
 fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
-    let theirs = script(lab, &lab.peer_module()?, kind)?;
-    let ours = script(lab, &lab.our_module()?, kind)?;
-    for (who, outcome) in [("C", &theirs), ("ours", &ours)] {
+    // When it is too slow, FS-Cache's LRU lets go of a file that is used again, which makes two objects
+    // of it, and the traces cannot be compared.
+    let in_time = Duration::from_secs(9);
+    for _ in 0..3 {
+        let theirs = script(lab, &lab.peer_module()?, kind)?;
+        let ours = script(lab, &lab.our_module()?, kind)?;
+        same_outcome(&theirs, &ours)?;
+        if theirs.took.max(ours.took) < in_time {
+            let told = ours.stories.iter().map(|story| as_c_tells(story));
+            let mut told: Vec<String> = told.collect();
+            told.sort();
+            return trace::compare(&theirs.stories, &told);
+        }
+        println!(
+            "too slow for the traces: {:?}, {:?}",
+            theirs.took, ours.took
+        );
+        if patiently(in_time) != in_time {
+            return Ok(());
+        }
+    }
+    bail!("three times too slow")
+}
+
+/// All but the traces.
+fn same_outcome(theirs: &Outcome, ours: &Outcome) -> Result<()> {
+    for (who, outcome) in [("C", theirs), ("ours", ours)] {
         for (name, want) in expected()? {
             let got = outcome.files.get(&name);
             ensure!(got == Some(&want), "{who}: the server's {name} is wrong");
@@ -363,31 +389,22 @@ fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
     }
     let files = theirs.tree.files();
     ensure!(files == 9, "{files} files in C's cache");
-    Tree::compare(
-        &theirs.tree.without_versions(),
-        &ours.tree.without_versions(),
-    )?;
+    Tree::compare(&theirs.tree, &ours.tree)?;
     let wrong = theirs.moved.differences(&ours.moved, &BY_TIME);
     ensure!(
         wrong.is_empty(),
         "the counters moved otherwise, C's and ours: {wrong:?}"
     );
-    // By then FS-Cache's LRU may have let go of a file that is used again, which makes two objects of it.
-    if theirs.took.max(ours.took) > Duration::from_secs(9) {
-        println!(
-            "too slow for the traces to be compared: {:?}, {:?}",
-            theirs.took, ours.took
-        );
-        return Ok(());
-    }
-    let mut told: Vec<String> = ours.stories.iter().map(|story| as_c_tells(story)).collect();
-    told.sort();
-    trace::compare(&theirs.stories, &told)
+    Ok(())
 }
 
 /// One script of all operations leaves the same cache and the same counts with both modules.
 fn nfs_script(lab: &Lab) -> Result<()> {
     script_on_both(lab, Kind::Nfs(4))
+}
+
+fn nfs3_script(lab: &Lab) -> Result<()> {
+    script_on_both(lab, Kind::Nfs(3))
 }
 
 /// The same with 9P, which writes into the cache what is written locally.

@@ -9,7 +9,7 @@
 
 use super::{
     netfs_files::{check_both, forget, publish, same, settle, PAGE},
-    netfs_scene::{check, content},
+    netfs_scene::{check, content, from_cache},
 };
 use crate::{
     blob::{pattern, Aligned},
@@ -84,7 +84,7 @@ copy_file_range = 2
 ";
 
 /// fsx knows after each operation what its file must be.  In the end the server and the cache have it
-/// as well.
+/// as well.  NFS lets the cache be while a file is open for writing; 9P reads and writes it meanwhile.
 fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let cache = lab.cache_of(64)?;
     let remote = Remote::new(lab, kind)?;
@@ -95,6 +95,7 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let config = lab.base().join("fsx.toml");
     fs::write(&config, FSX)?;
     let program = env::current_exe()?.with_file_name("fsx");
+    let before = Counters::now()?;
     let output = Command::new(&program)
         .arg("-f")
         .arg(&config)
@@ -113,8 +114,17 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     }
     ensure!(output.status.success(), "fsx: {}", output.status);
     settle()?;
+    let moved = Counters::now()?.since(&before);
+    let (reads, writes) = (moved.get("IO.rd"), moved.get("IO.wr"));
     let bytes = fs::read(remote.path("file"))?;
-    println!("{operations} operations, {} bytes in the end", bytes.len());
+    println!(
+        "{operations} operations, {} bytes in the end; the cache: {reads} reads, {writes} writes",
+        bytes.len()
+    );
+    ensure!(
+        kind != Kind::NineP || (reads > 0 && writes > 0),
+        "the cache was not used: {moved:?}"
+    );
     for when in ["at the end", "again"] {
         check(&client.path("file"), &bytes).context(when)?;
         drop_pages()?;
@@ -124,7 +134,9 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     check(&client.path("file"), &bytes).context("after another mount")?;
     settle()?;
     drop_caches()?;
-    check(&client.path("file"), &bytes).context("after another mount")
+    let before = Counters::now()?;
+    check(&client.path("file"), &bytes).context("at last")?;
+    from_cache(&Counters::now()?.since(&before), bytes.len()).context("at last")
 }
 
 fn nfs4_fsx(lab: &Lab) -> Result<()> {
@@ -321,13 +333,22 @@ fn write(image: &mut Vec<u8>, at: usize, bytes: &[u8]) {
     image[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-/// All writers at once, while the pages are taken out of memory again and again.
-fn all_at_once(client: &Path, writers: &mut [Writer], operations: usize) -> Result<()> {
+/// All writers at once, while the pages are taken out of memory again and again, and read again of
+/// files that nobody writes to.
+fn all_at_once(
+    client: &Path,
+    writers: &mut [Writer],
+    operations: usize,
+    unwritten: &[Model],
+) -> Result<()> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let dropper = scope.spawn(|| -> Result<()> {
             while !over.load(Ordering::SeqCst) {
                 drop_pages()?;
+                for model in unwritten {
+                    check(&client.join(&model.name), &model.image)?;
+                }
                 thread::sleep(Duration::from_millis(100));
             }
             Ok(())
@@ -357,10 +378,17 @@ fn writers(lab: &Lab, kind: Kind, mib: u64, files: usize, rounds: usize) -> Resu
     let mut writers = (0..4)
         .map(|number| Writer::new(&remote, number, files, seed))
         .collect::<Result<Vec<_>>>()?;
+    let unwritten = ["unwritten-1", "unwritten-2"].map(|name| Model {
+        name: name.to_owned(),
+        image: content(seed, MOST / 2 + name.len()),
+    });
+    for Model { name, image } in &unwritten {
+        publish(&remote, name, image)?;
+    }
     for round in 0..rounds {
         let mut client = remote.mount()?;
         let dir: PathBuf = client.dir().to_owned();
-        all_at_once(&dir, &mut writers, 30 * times()?)?;
+        all_at_once(&dir, &mut writers, 30 * times()?, &unwritten)?;
         settle()?;
         for when in ["at the end", "with the pages dropped", "again"] {
             for writer in &writers {
