@@ -46,6 +46,8 @@ pub(crate) struct Backing {
     pub(crate) trust: Trust,
     /// Whether the file is marked on disk as being changed, or need not be.
     marked: AtomicBool,
+    /// Whether that mark is there for good, or need not be.
+    mark_is_safe: AtomicBool,
     /// Reads under way whose data is to be stored.
     pub(crate) copies: Copies,
     /// What of it is data.
@@ -71,6 +73,7 @@ impl Backing {
                 file <- new_spinlock!(None, "Backing::file"),
                 trust: Trust::new(),
                 marked: AtomicBool::new(false),
+                mark_is_safe: AtomicBool::new(false),
                 copies: Copies::new(),
                 known <- Known::new(),
                 accepted: AtomicBool::new(false),
@@ -112,12 +115,23 @@ impl Backing {
         drop(in_service);
         self.known.forget();
         self.marked.store(false, Ordering::Relaxed);
+        self.mark_is_safe.store(false, Ordering::Relaxed);
         old
     }
 
     /// Whether [`set_marked`](Self::set_marked) was called for the file in service.
     pub(crate) fn is_marked(&self) -> bool {
         self.marked.load(Ordering::Relaxed)
+    }
+
+    /// Whether [`set_mark_safe`](Self::set_mark_safe) was called for the file in service.
+    pub(crate) fn is_mark_safe(&self) -> bool {
+        self.mark_is_safe.load(Ordering::Relaxed)
+    }
+
+    /// The mark of the file in service is on the disk, if it has one.
+    pub(crate) fn set_mark_safe(&self) {
+        self.mark_is_safe.store(true, Ordering::Relaxed);
     }
 
     /// The file in service is marked, or without a name.

@@ -8,7 +8,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// Reads under way of an object, twice their number, and [`OUTDATED`].
+/// Reads under way of an object, twice their number, and a bit that says whether one is outdated.
 pub struct Copies(AtomicU32);
 
 /// One of them began before the file that is in service now.

@@ -20,11 +20,19 @@ pub(crate) fn prepare_to_write(object: &Object) {
 
 /// Before something is written to the file: FS-Cache does not call [`prepare_to_write`] for who
 /// begins to write while the file is looked up, and C does not mark it then. Acting for the cache.
+///
+/// Data is written directly, and would be on the disk before the mark, which is waited for therefore:
+/// the power may fail, and the server not have it yet.
 pub(crate) fn before_write(object: &Object) -> Result {
-    match object.cookie.is(CookieFlag::LocalWrite) {
-        true => mark_once(object),
-        false => Ok(()),
+    if !object.cookie.is(CookieFlag::LocalWrite) || object.backing.is_mark_safe() {
+        return Ok(());
     }
+    mark_once(object)?;
+    if let Some(file) = object.backing.named_file() {
+        file.sync().inspect_err(|_| object.backing.trust.spoil())?;
+    }
+    object.backing.set_mark_safe();
+    Ok(())
 }
 
 fn mark_once(object: &Object) -> Result {
@@ -33,11 +41,8 @@ fn mark_once(object: &Object) -> Result {
     }
     // A file without a name is not found again anyhow.
     if let Some(file) = object.backing.named_file() {
-        // Unmarked, it must not be written to. Data is written directly, and would be on the disk before
-        // the mark: the power may fail, and the server not have it yet.
-        mark(object, &file)
-            .and_then(|()| file.sync())
-            .inspect_err(|_| object.backing.trust.spoil())?;
+        // Unmarked, it must not be written to.
+        mark(object, &file).inspect_err(|_| object.backing.trust.spoil())?;
     }
     object.backing.set_marked();
     Ok(())

@@ -12,6 +12,7 @@
 pub(crate) mod backing;
 pub(crate) mod bind;
 pub(crate) mod coherency;
+#[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod copies;
 pub(crate) mod cull;
 pub(crate) mod directory;
@@ -29,6 +30,7 @@ pub(crate) mod missed;
 pub(crate) mod object;
 mod spare;
 pub(crate) mod staging;
+#[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod trust;
 pub(crate) mod volume;
 pub(crate) mod withdraw;

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 pub struct Trust {
     /// Something that should have been stored was not.
     spoiled: AtomicBool,
-    /// Invalidations of the cookie when the data of the file was valid for sure, or [`EMPTY`].
+    /// Invalidations of the cookie when the data of the file was valid for sure, or that it has none yet.
     invalidations: AtomicU64,
     /// Invalidations of the cookie before the file was made, if it was.
     made_after: AtomicU32,

@@ -135,16 +135,12 @@ impl<B: Backend> Table<B> {
     pub(super) unsafe extern "C" fn prepare_write_subreq(
         subreq: *mut bindings::netfs_io_subrequest,
     ) {
-        let Some(ptr) = NonNull::new(subreq) else {
-            return;
-        };
         // SAFETY: The subrequest is being prepared by our caller, alone, and its operation, which is
         // the library's, has begun.
         unsafe {
-            bindings::cfrs_set_write_limits(subreq);
-            let read = ReadSubrequest::from_raw(ptr);
-            Table::<B>::write_is_upload(read.resources().as_ptr());
-            if ready::<B>(&read.resources(), Want::Write).is_none() {
+            let resources = Resources::from_raw(bindings::cfrs_begin_write(subreq));
+            Table::<B>::write_is_upload(resources.as_ptr());
+            if !resources.has_file() && !resources.wait_for(Want::Write) {
                 bindings::cfrs_refuse_prepare_write(subreq);
             }
         }

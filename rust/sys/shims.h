@@ -190,7 +190,7 @@ struct cfrs_subreq {
 void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
 		      struct cfrs_subreq *parts);
 void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes);
-void cfrs_set_write_limits(struct netfs_io_subrequest *subreq);
+struct netfs_cache_resources *cfrs_begin_write(struct netfs_io_subrequest *subreq);
 bool cfrs_upload_failed(const struct netfs_cache_resources *cres);
 void cfrs_refuse_prepare_write(struct netfs_io_subrequest *subreq);
 

@@ -34,13 +34,14 @@ void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes)
 	iter->count += bytes;
 }
 
-void cfrs_set_write_limits(struct netfs_io_subrequest *subreq)
+struct netfs_cache_resources *cfrs_begin_write(struct netfs_io_subrequest *subreq)
 {
 	struct netfs_io_stream *stream =
 		&subreq->rreq->io_streams[subreq->stream_nr];
 
 	stream->sreq_max_len = MAX_RW_COUNT;
 	stream->sreq_max_segs = BIO_MAX_VECS;
+	return &subreq->rreq->cache_resources;
 }
 
 bool cfrs_upload_failed(const struct netfs_cache_resources *cres)

@@ -11,9 +11,11 @@ pub mod protocol;
 /// The pure half of `rust/cache/`.
 #[path = "../../../rust/cache"]
 pub mod cache {
+    #[allow(clippy::new_without_default, reason = "the module has no use for one")]
     pub mod copies;
     pub mod key;
     pub mod limits;
+    #[allow(clippy::new_without_default, reason = "the module has no use for one")]
     pub mod trust;
 }
 

@@ -304,6 +304,8 @@ fn invalidated_under_a_read(lab: &Lab) -> Result<()> {
 /// What was being written when everything became invalid is not found in the new file.
 fn invalidated_under_a_write(lab: &Lab) -> Result<()> {
     Scene::new(lab)?.with_both(|scene| {
+        // The first write to a file with a name waits for its mark.
+        scene.caller()?.rewrite(0..64 * K)?;
         scene
             .invalidated_under("IO.wr", |caller| caller.rewrite(0..64 * K))?
             .context("a write into the old file")?;
