@@ -47,7 +47,7 @@ group!("netfs_stress":
 fn times() -> Result<usize> {
     match env::var("STRESS_TIMES") {
         Ok(times) if !times.is_empty() => times.parse().context("STRESS_TIMES"),
-        _ if in_ci() => Ok(10),
+        _ if in_ci() => Ok(20),
         _ => Ok(1),
     }
 }
