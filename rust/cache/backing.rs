@@ -211,10 +211,15 @@ impl Backing {
         let mut staging = self.staging.lock();
         // CAST: At most a block.
         let offset = (at - start) as usize;
+        let removals = Known::removals(file);
         if is_whole(file, start)? {
             // These bytes are only written again.
             let mut whole = Block::zeroed()?;
             file.read_block(start, &mut whole)?;
+            if !Known::nothing_removed_since(file, removals) {
+                // It may have been zeros.
+                return Err(EIO);
+            }
             let place = whole.get_mut(offset..offset + bytes.len()).ok_or(EINVAL)?;
             place.copy_from_slice(bytes);
             return self.add_block(file, start, &whole, true);

@@ -48,7 +48,7 @@ impl Copies {
     }
 
     /// Whether what is to be stored may be outdated. No operation tells of which read it comes, so
-    /// that this holds for all until those that were under way are over.
+    /// that this holds for all until there is a moment without any.
     pub fn are_outdated(&self) -> bool {
         self.0.load(Ordering::SeqCst) & OUTDATED != 0
     }

@@ -44,13 +44,14 @@ struct Counts {
     over: AtomicU32,
 }
 
-/// Each of them is of many files. It happens so seldom that this costs nobody anything.
-static COUNTS: [Counts; 16] = [const {
+/// Each of them is of many files. A read of another one that is under way can fail therefore, once in
+/// so many times, when a daemon's write has ended in the midst of a block.
+static COUNTS: [Counts; 256] = [const {
     Counts {
         begun: AtomicU32::new(0),
         over: AtomicU32::new(0),
     }
-}; 16];
+}; 256];
 
 fn counts(file: &Stamp) -> &'static Counts {
     &COUNTS[file.hash() % COUNTS.len()]

@@ -51,8 +51,8 @@ impl Stamp {
 
     /// A number that is the same for the same file.
     pub(crate) fn hash(&self) -> usize {
-        // Inodes are some hundred bytes apart.
-        self.inode >> 8
+        // The upper bits of the product depend on all of the address (Fibonacci hashing).
+        (self.inode as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 40
     }
 
     /// Whether anything is allocated, as far as the inode tells.

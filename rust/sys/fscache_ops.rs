@@ -343,8 +343,13 @@ impl<B: Backend> Table<B> {
         if resources.has_file() {
             return true;
         }
-        // SAFETY: The resources are ours while the operation begins.
-        unsafe { (*raw).ops = &Self::IO_OPS };
+        // SAFETY: The resources are ours while the operation begins. FS-Cache clears the field before it
+        // does; when the operation only asks again for a file, its end may be a special one by now.
+        unsafe {
+            if (*raw).ops.is_null() {
+                (*raw).ops = &Self::IO_OPS;
+            }
+        }
         match object.and_then(|object| B::backing_file(object, resources.invalidations())) {
             Some(file) => {
                 resources.set_file(file);

@@ -185,6 +185,7 @@ struct cfrs_subreq {
 	unsigned long long	zero_point;
 	size_t			extendable;
 	ino_t			inode;
+	bool			is_copy;
 };
 
 void cfrs_open_subreq(struct netfs_io_subrequest *subreq,

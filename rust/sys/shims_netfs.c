@@ -22,6 +22,8 @@ void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
 		.size_now	= i_size_read(req->inode),
 		.zero_point	= READ_ONCE(netfs_inode(req->inode)->zero_point),
 		.inode		= req->inode->i_ino,
+		.is_copy	= !req->io_streams[0].avail &&
+				  !test_bit(NETFS_RREQ_UPLOAD_TO_SERVER, &req->flags),
 	};
 	/* The stream tells of the subrequest built last, not of one retried. */
 	if (!test_bit(NETFS_SREQ_RETRYING, &subreq->flags))

@@ -172,6 +172,11 @@ impl WriteSubrequest {
         self.parts.file_size
     }
 
+    /// Whether the server has it already: netfs only stores what it has read.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.parts.is_copy
+    }
+
     /// How many bytes behind the end there are in memory to go with it.
     pub(crate) fn extendable(&self) -> usize {
         self.parts.extendable

@@ -16,17 +16,20 @@ use crate::{
     error_injection::{Injection, IO_ERROR},
     fault::{self, Kind as Memory},
     group,
-    kernel::{drop_caches, Module},
+    kernel::{drop_caches, run, Module},
     ktap::{in_ci, Skip},
-    lab::{free_device, Lab},
+    lab::{free_device, Cache, Lab},
     remote::{Client, Kind, Remote},
 };
 use anyhow::{ensure, Context, Result};
 use std::{
     fs::{self, File, OpenOptions},
+    io,
     os::unix::fs::FileExt,
     path::Path,
     process::Command,
+    thread,
+    time::Duration,
 };
 
 group!("netfs_faults":
@@ -504,5 +507,38 @@ fn ninep_write_that_the_server_does_not_get(lab: &Lab) -> Result<()> {
     check(&client.path("file"), &image).context("after another mount")?;
     settle()?;
     drop_caches()?;
-    check(&client.path("file"), &image).context("from the cache")
+    check(&client.path("file"), &image).context("from the cache")?;
+    client.unmount()?;
+    refused_while_the_file_is_made(&cache, &remote)
+}
+
+/// The same of a file whose cache file is only being made when it is written to.
+fn refused_while_the_file_is_made(cache: &Cache, remote: &Remote) -> Result<()> {
+    let image = content(2, SIZE);
+    publish(remote, "other", &image)?;
+    let client = remote.mount()?;
+    let path = client.path("other");
+    let dir = cache.dir().to_string_lossy();
+    run("fsfreeze", &["-f", &dir])?;
+    let opened = OpenOptions::new().write(true).open(&path);
+    let mut fault = fault::Fault::in_module("9pnet", Memory::Slab, 1)?;
+    let synced = thread::scope(|scope| -> Result<io::Result<()>> {
+        let file = opened?;
+        file.write_all_at(&[99; 2 * PAGE], 4 * PAGE as u64)?;
+        fault.during(|| {
+            let writer = scope.spawn(move || file.sync_all());
+            // It waits for the cache file by then.
+            thread::sleep(Duration::from_millis(100));
+            run("fsfreeze", &["-u", &dir])?;
+            writer.join().ok().context("the thread panicked")
+        })?
+    })?;
+    ensure!(
+        fault.hit() && synced.is_err(),
+        "the server has got it: {synced:?}"
+    );
+    settle()?;
+    check(&remote.path("other"), &image).context("on the server")?;
+    forget(&path)?;
+    check(&path, &image).context("what the server never had")
 }
