@@ -96,6 +96,26 @@ impl Drop for Backing {
     }
 }
 
+/// A file system that takes no change until this is dropped; by then all of it is in its place on disk.
+pub struct Frozen(String);
+
+impl Frozen {
+    /// That of this directory.
+    pub fn new(dir: &Path) -> Result<Frozen> {
+        let dir = dir.to_string_lossy().into_owned();
+        run("fsfreeze", &["-f", &dir])?;
+        Ok(Frozen(dir))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = run("fsfreeze", &["-u", &self.0]) {
+            crate::lab::cleanup_failed(&format!("{error:#}"));
+        }
+    }
+}
+
 /// Makes an ext4 on a device, as large as the device or as these words say.
 pub fn format(device: &str, size: &[&str]) -> Result<()> {
     let options = ["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device];

@@ -9,7 +9,7 @@ use super::faults_scene::{
     Outcome, BLOCKS, BOUND, SIZE,
 };
 use crate::{
-    backing::Backing,
+    backing::{Backing, Frozen},
     claim::cache_files,
     daemon::{Daemon, Manner},
     disk::{Disk, Health},
@@ -118,10 +118,7 @@ impl Scene<'_> {
     /// The disk breaks, and nothing of it is in memory that nobody uses.
     fn breaks(&self, health: Health) -> Result<()> {
         // What the journal has yet to write to its place stays in memory; freezing writes it.
-        let dir = self.fs.dir().to_string_lossy().into_owned();
-        for way in ["-f", "-u"] {
-            run("fsfreeze", &[way, &dir])?;
-        }
+        drop(Frozen::new(self.fs.dir())?);
         drop_caches()?;
         self.disk.becomes(health)
     }

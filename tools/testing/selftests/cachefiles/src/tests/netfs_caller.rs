@@ -5,13 +5,14 @@
 
 use super::eviction::{bound, give_back, take_space};
 use crate::{
+    backing::Frozen,
     cachefilesd::{at_rest, nothing_in_use, CookieLine, Counters, Keeper, Known},
     caller::Caller,
     claim::{cache_files, only_file_is_marked},
     disk::Disk,
     error_injection::{with, IO_ERROR, NO_SPACE},
     group,
-    kernel::{drop_caches, run, Module},
+    kernel::{drop_caches, Module},
     ktap::Skip,
     lab::{eventually, Lab},
     stage::expect_error,
@@ -339,17 +340,16 @@ fn invalidated_again_before_a_write_begins(lab: &Lab) -> Result<()> {
     let scene = Scene::new(lab)?;
     let caller = scene.caller()?;
     caller.write(0..64 * K)?;
-    let dir = scene.fs.dir().to_string_lossy();
     // No new file can be made until the file system is thawed.
-    run("fsfreeze", &["-f", &dir])?;
+    let frozen = Frozen::new(scene.fs.dir())?;
     let got = thread::scope(|scope| -> Result<io::Result<()>> {
-        let frozen = caller.invalidate();
+        let once = caller.invalidate();
         let writer = scope.spawn(|| caller.write(0..64 * K));
         // It is waiting by then.
         thread::sleep(Duration::from_millis(50));
         let again = caller.invalidate();
-        run("fsfreeze", &["-u", &dir])?;
-        frozen?;
+        drop(frozen);
+        once?;
         again?;
         writer.join().ok().context("the thread panicked")
     })?;
@@ -418,24 +418,17 @@ fn invalidated_while_the_file_is_made(lab: &Lab) -> Result<()> {
     for file in cache_files(cache.dir()) {
         fs::remove_file(file)?;
     }
-    let dir = cache.dir().to_string_lossy();
     let caller = Caller::load_idle(lab)?;
-    run("fsfreeze", &["-f", &dir])?;
-    let told = || -> Result<()> {
-        caller.command("use")?;
-        eventually("the file is being made", || {
-            CookieLine::all().is_ok_and(|cookies| cookies.iter().any(|cookie| cookie.state == 'C'))
-        })?;
-        caller.command("begin")?;
-        ensure!(
-            caller.is_to_be_stored(0..64 * K)?,
-            "the first read is not to be stored"
-        );
-        Ok(caller.invalidate()?)
-    };
-    let told = told();
-    run("fsfreeze", &["-u", &dir])?;
-    told?;
+    let frozen = Frozen::new(cache.dir())?;
+    caller.command("use")?;
+    cookie_becomes('C')?;
+    caller.command("begin")?;
+    ensure!(
+        caller.is_to_be_stored(0..64 * K)?,
+        "the first read is not to be stored"
+    );
+    caller.invalidate()?;
+    drop(frozen);
     at_rest()?;
     not_stored_any_more(lab, &caller)
 }
@@ -565,21 +558,17 @@ fn volumes_flags() -> Result<Vec<String>> {
 /// A lookup by this use finds nothing and makes no file; an operation that has begun meanwhile keeps the
 /// cookie as it is.
 fn fails_under_an_operation(scene: &mut Scene<'_>, how: &str) -> Result<()> {
-    let dir = scene.fs.dir().to_string_lossy().into_owned();
     scene.caller = Some(Caller::load_idle(scene.lab)?);
     eventually("the volume is made", || {
         volumes_flags().is_ok_and(|flags| flags == ["00"])
     })?;
     // No new file can be made until the file system is thawed.
-    run("fsfreeze", &["-f", &dir])?;
-    let began = (|| -> Result<()> {
-        scene.caller()?.command(how)?;
-        cookie_becomes('C')?;
-        Ok(scene.caller()?.command("begin")?)
-    })();
-    with(NO_SPACE, || -> Result<()> {
-        run("fsfreeze", &["-u", &dir])?;
-        began?;
+    let frozen = Frozen::new(scene.fs.dir())?;
+    scene.caller()?.command(how)?;
+    cookie_becomes('C')?;
+    scene.caller()?.command("begin")?;
+    with(NO_SPACE, || {
+        drop(frozen);
         cookie_becomes('F')
     })?
 }

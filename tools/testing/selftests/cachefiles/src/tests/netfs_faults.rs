@@ -9,14 +9,14 @@ use super::{
     netfs_scene::{check, content},
 };
 use crate::{
-    backing::Backing,
+    backing::{Backing, Frozen},
     cachefilesd::{is_bound, nothing_in_use, Keeper},
     claim::cache_files,
     disk::{Disk, Health},
     error_injection::{Injection, IO_ERROR},
     fault::{self, Kind as Memory},
     group,
-    kernel::{drop_caches, run, Module},
+    kernel::{drop_caches, Module},
     ktap::{in_ci, Skip},
     lab::{free_device, Cache, Lab},
     remote::{Client, Kind, Remote},
@@ -24,7 +24,6 @@ use crate::{
 use anyhow::{ensure, Context, Result};
 use std::{
     fs::{self, File, OpenOptions},
-    io,
     os::unix::fs::FileExt,
     path::Path,
     process::Command,
@@ -518,18 +517,16 @@ fn refused_while_the_file_is_made(cache: &Cache, remote: &Remote) -> Result<()> 
     publish(remote, "other", &image)?;
     let client = remote.mount()?;
     let path = client.path("other");
-    let dir = cache.dir().to_string_lossy();
-    run("fsfreeze", &["-f", &dir])?;
-    let opened = OpenOptions::new().write(true).open(&path);
+    let frozen = Frozen::new(cache.dir())?;
+    let file = OpenOptions::new().write(true).open(&path)?;
+    file.write_all_at(&[99; 2 * PAGE], 4 * PAGE as u64)?;
     let mut fault = fault::Fault::in_module("9pnet", Memory::Slab, 1)?;
-    let synced = thread::scope(|scope| -> Result<io::Result<()>> {
-        let file = opened?;
-        file.write_all_at(&[99; 2 * PAGE], 4 * PAGE as u64)?;
+    let synced = thread::scope(|scope| {
         fault.during(|| {
             let writer = scope.spawn(move || file.sync_all());
             // It waits for the cache file by then.
             thread::sleep(Duration::from_millis(100));
-            run("fsfreeze", &["-u", &dir])?;
+            drop(frozen);
             writer.join().ok().context("the thread panicked")
         })?
     })?;
