@@ -136,7 +136,7 @@ pub struct Fault {
     text: (String, String),
     kind: Kind,
     number: u32,
-    hit: bool,
+    armed: bool,
 }
 
 impl Fault {
@@ -152,7 +152,7 @@ impl Fault {
             text: module_text(name)?,
             kind,
             number,
-            hit: false,
+            armed: false,
         };
         fault.switches.off()?;
         Ok(fault)
@@ -161,17 +161,18 @@ impl Fault {
     /// Does this, and has the allocation fail when its turn comes, if it does.
     pub fn during<T>(&mut self, what: impl FnOnce() -> T) -> Result<T> {
         self.arm()?;
+        self.armed = true;
         let result = what();
-        // What goes on behind the operation's back may still ask: none fails from here on.
+        // What goes on behind the operation's back may still ask: none fails from here on.  One
+        // that another thread was just told of is still to be noted.
         set(&self.switches.probability, "0")?;
-        self.hit = !self.switches.is_waiting()?;
-        self.switches.off()?;
         Ok(result)
     }
 
-    /// Whether it has failed.
-    pub fn hit(&self) -> bool {
-        self.hit
+    /// Whether it has failed.  To be asked when what could come of that has come: the kernel decides,
+    /// then notes, and then the one who asked for memory goes on without.
+    pub fn hit(&self) -> Result<bool> {
+        Ok(self.armed && !self.switches.is_waiting()?)
     }
 
     fn arm(&self) -> Result<()> {
@@ -321,7 +322,7 @@ pub fn each_allocation(
         while missed < 2 {
             let mut fault = Fault::new(kind, number)?;
             round(&mut fault).with_context(|| format!("{what}, {kind:?} {number} failed"))?;
-            if !fault.hit() {
+            if !fault.hit()? {
                 missed += 1;
                 continue;
             }

@@ -118,7 +118,7 @@ fn open(lab: &Lab, fault: &mut Fault, block: u32, failed: &mut u32) -> Result<()
             mounted(lab)
         }
         Err(error) => {
-            ensure!(fault.hit(), "{error} although there was memory");
+            ensure!(fault.hit()?, "{error} although there was memory");
             withdrawn()?;
             mounted(lab)
         }
@@ -218,7 +218,7 @@ fn withdrawal(lab: &Lab) -> Result<()> {
         let reads = daemon.reads();
         let mount = mounted(lab)?;
         read_right(&mount, 7)?;
-        if !fault.hit() {
+        if !fault.hit()? {
             ensure!(daemon.reads() == reads, "lost although there was memory");
         }
         unmount(mount)

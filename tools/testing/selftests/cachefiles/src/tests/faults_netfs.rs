@@ -117,7 +117,7 @@ fn told<T>(fault: &Fault, got: io::Result<T>) -> Result<Option<T>> {
         Ok(value) => return Ok(Some(value)),
         Err(error) => error,
     };
-    ensure!(fault.hit(), "failed although there was memory: {error}");
+    ensure!(fault.hit()?, "failed although there was memory: {error}");
     let good = matches!(
         errno(&error),
         // The file system says EIO where it cannot read for want of memory; the others are FS-Cache's,
@@ -220,9 +220,10 @@ fn invalidating(lab: &Lab) -> Result<()> {
             // It waits for that.
             caller.read(DATA)
         })?;
+        let hit = fault.hit()?;
         let nothing = |got: io::Result<()>| match got.as_ref().map_err(errno) {
             Err(Some(Errno::NODATA)) => Ok(()),
-            Err(Some(Errno::NOBUFS)) if fault.hit() => Ok(()),
+            Err(Some(Errno::NOBUFS)) if hit => Ok(()),
             got => Err(anyhow::anyhow!("a read of what is invalid: {got:?}")),
         };
         nothing(got)?;

@@ -60,7 +60,7 @@ impl Opening {
         let _daemon = Daemon::patient(self.device, blobs(Manner::Serve))?;
         let mount = match in_time("a mount", self.mount)? {
             Err(error) => {
-                ensure!(fault.hit(), "{error} although there was memory");
+                ensure!(fault.hit()?, "{error} although there was memory");
                 withdrawn()?;
                 mounted(lab)
             }
@@ -171,7 +171,7 @@ fn read_of_what_is_there(lab: &Lab) -> Result<()> {
         forget_pages(&mount)?;
         let got = fault.during(|| read(&mount, 1))??;
         if right_or_eio(got, 1)? == Outcome::Failed {
-            ensure!(fault.hit(), "EIO although there was memory");
+            ensure!(fault.hit()?, "EIO although there was memory");
             failed += 1;
         }
         read_right(&mount, 1).context("the next try")
@@ -319,7 +319,7 @@ fn closing_the_fd(lab: &Lab) -> Result<()> {
         }
         let got = serve_until_done(&daemon, &mut held, reader)?;
         if right_or_eio(got, block)? == Outcome::Failed {
-            ensure!(fault.hit(), "EIO although there was memory");
+            ensure!(fault.hit()?, "EIO although there was memory");
             failed += 1;
         }
         let reader = read_block(&mount.path("file"), block);

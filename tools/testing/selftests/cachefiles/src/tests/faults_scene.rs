@@ -66,7 +66,7 @@ pub fn each_read(
         before()?;
         let got = fault.during(|| read(mount, block))??;
         if right_or_eio(got, block)? == Outcome::Failed {
-            ensure!(fault.hit(), "EIO although there was memory");
+            ensure!(fault.hit()?, "EIO although there was memory");
             failed += 1;
         }
         read_right(mount, block).context("the next try")
@@ -166,7 +166,7 @@ pub fn told<T>(fault: &Fault, got: io::Result<T>) -> Result<Option<T>> {
     match got {
         Ok(value) => Ok(Some(value)),
         Err(error) => {
-            ensure!(fault.hit(), "failed although there was memory: {error}");
+            ensure!(fault.hit()?, "failed although there was memory: {error}");
             // The file system says EIO where it cannot read for want of memory.
             let good = matches!(errno(&error), Some(Errno::NOMEM | Errno::IO));
             ensure!(good, "the error was {error}");

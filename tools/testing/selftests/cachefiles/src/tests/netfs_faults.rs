@@ -484,7 +484,7 @@ fn ninep_write_that_the_server_does_not_get(lab: &Lab) -> Result<()> {
     let mut fault = fault::Fault::in_module("9pnet", Memory::Slab, 1)?;
     let synced = fault.during(|| file.sync_all())?;
     ensure!(
-        fault.hit() && synced.is_err(),
+        fault.hit()? && synced.is_err(),
         "the server has got it: {synced:?}"
     );
     drop(file);
@@ -531,7 +531,7 @@ fn refused_while_the_file_is_made(cache: &Cache, remote: &Remote) -> Result<()> 
         })?
     })?;
     ensure!(
-        fault.hit() && synced.is_err(),
+        fault.hit()? && synced.is_err(),
         "the server has got it: {synced:?}"
     );
     settle()?;
