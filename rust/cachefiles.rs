@@ -32,6 +32,7 @@ mod sys;
 
 use daemon::device::CacheFilesDevice;
 use kernel::prelude::*;
+use sys::aio::IoMemory;
 use sys::chardev::Registration;
 use sys::log;
 use sys::work::Workers;
@@ -50,13 +51,16 @@ struct CacheFiles {
     device: Option<Pin<KBox<Registration<CacheFilesDevice>>>>,
     #[cfg(CONFIG_CACHEFILES_ERROR_INJECTION)]
     _injection: Pin<KBox<sys::sysctl::Number>>,
-    /// Dropped last: what a session has started is done then, to the last instruction.
+    /// When it is dropped, what a session has started is done, to the last instruction.
     _workers: Workers,
+    /// Dropped last: nobody can be in the midst of an I/O.
+    _io: IoMemory,
 }
 
 impl kernel::Module for CacheFiles {
     fn init(_module: &'static ThisModule) -> Result<Self> {
         // Before the device, whose first user may come at once.
+        let io = IoMemory::new()?;
         let workers = Workers::start()?;
         let this = CacheFiles {
             #[cfg(CONFIG_CACHEFILES_ERROR_INJECTION)]
@@ -70,6 +74,7 @@ impl kernel::Module for CacheFiles {
             )?,
             device: Some(KBox::pin_init(Registration::new(), GFP_KERNEL)?),
             _workers: workers,
+            _io: io,
         };
         log::info!("Loaded");
         Ok(this)

@@ -86,7 +86,7 @@ impl Backend for CacheFiles {
     fn read(
         object: ArcBorrow<'_, Object>,
         resources: &Resources<'_>,
-        file: &File,
+        file: File,
         start: u64,
         into: &mut IovIter<'_>,
         on_hole: OnHole,
@@ -142,7 +142,7 @@ impl Backend for CacheFiles {
 
     fn write(
         object: ArcBorrow<'_, Object>,
-        file: &File,
+        file: File,
         at: u64,
         from: &mut IovIter<'_>,
         done: Termination,
@@ -151,7 +151,7 @@ impl Backend for CacheFiles {
         write::write(object.into(), file, at, from, done);
     }
 
-    fn issue_write(object: ArcBorrow<'_, Object>, file: &File, write: WriteSubrequest) {
+    fn issue_write(object: ArcBorrow<'_, Object>, file: File, write: WriteSubrequest<'_>) {
         let _call = Call::enter("issue_write", object.cookie.debug_id());
         write::issue(object.into(), file, write);
     }

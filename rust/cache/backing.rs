@@ -170,6 +170,7 @@ impl Backing {
 
     /// The file, for an operation that began after so many invalidations, if `now` says that there have
     /// been no more, and if the file has nothing of what was before.
+    #[inline]
     pub(crate) fn file_for(&self, invalidations: u32, now: impl FnOnce() -> u32) -> Option<File> {
         let open = self.file.lock();
         let file = open.as_ref()?.file.clone();

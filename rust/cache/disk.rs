@@ -14,6 +14,7 @@ use crate::sys::log;
 use crate::sys::mount::{self, Mount};
 use crate::sys::rwsem::RwSem;
 use crate::sys::time::{self, Tick};
+use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::new_spinlock;
 use kernel::prelude::*;
@@ -93,9 +94,23 @@ pub(crate) enum Need {
 }
 
 /// Blocks that a write under way will take; they count as taken while this lives.
-pub(crate) struct Writing {
-    disk: Arc<Disk>,
+pub(crate) struct Writing<D: Deref<Target = Disk>> {
+    of: D,
     blocks: u64,
+}
+
+impl<D: Deref<Target = Disk>> Writing<D> {
+    /// Counts `bytes` as being written to the disk that this leads to.
+    pub(crate) fn new(of: D, bytes: u64) -> Self {
+        let blocks = bytes.div_ceil(of.block_size.into());
+        of.blocks_writing.fetch_add(blocks, Ordering::Relaxed);
+        Writing { of, blocks }
+    }
+
+    /// What leads to the disk.
+    pub(crate) fn of(&self) -> &D {
+        &self.of
+    }
 }
 
 impl Disk {
@@ -256,26 +271,16 @@ impl Disk {
         self.has_room(0, bytes.div_ceil(self.block_size.into()), need)
     }
 
-    /// Counts `bytes` as being written until the result is dropped.
-    pub(crate) fn count_write(self: &Arc<Self>, bytes: u64) -> Writing {
-        let blocks = bytes.div_ceil(self.block_size.into());
-        self.blocks_writing.fetch_add(blocks, Ordering::Relaxed);
-        Writing {
-            disk: self.clone(),
-            blocks,
-        }
-    }
-
     /// Checks that `bytes` more can be written, and counts them until the result is dropped.
-    pub(crate) fn begin_write(self: &Arc<Self>, bytes: u64) -> Result<Writing> {
+    pub(crate) fn begin_write(&self, bytes: u64) -> Result<Writing<&Self>> {
         self.has_room_for(bytes, Need::Write)?;
-        Ok(self.count_write(bytes))
+        Ok(Writing::new(self, bytes))
     }
 }
 
-impl Drop for Writing {
+impl<D: Deref<Target = Disk>> Drop for Writing<D> {
     fn drop(&mut self) {
-        self.disk
+        self.of
             .blocks_writing
             .fetch_sub(self.blocks, Ordering::Relaxed);
     }

@@ -101,20 +101,26 @@ impl Object {
     /// than it may, or if there have been more invalidations: it would write into the new file what
     /// belongs to the old one.
     pub(crate) fn file_for(&self, invalidations: u32) -> Option<File> {
-        let take = || {
-            self.backing
-                .file_for(invalidations, || self.cookie.invalidations())
-        };
-        take().or_else(|| {
-            // Such a file is made without anybody's answer. FS-Cache lets who wants to know no more
-            // than that go on before.
-            self.cache().on_demand.as_ref()?;
-            self.cache()
-                .requests()
-                .wait_opened(&self.demand, self.backing.settled())
-                .ok()?;
-            take()
-        })
+        self.file_now(invalidations)
+            .or_else(|| self.file_then(invalidations))
+    }
+
+    #[cold]
+    fn file_then(&self, invalidations: u32) -> Option<File> {
+        // Such a file is made without anybody's answer. FS-Cache lets who wants to know no more
+        // than that go on before.
+        self.cache().on_demand.as_ref()?;
+        self.cache()
+            .requests()
+            .wait_opened(&self.demand, self.backing.settled())
+            .ok()?;
+        self.file_now(invalidations)
+    }
+
+    #[inline]
+    fn file_now(&self, invalidations: u32) -> Option<File> {
+        let now = || self.cookie.invalidations();
+        self.backing.file_for(invalidations, now)
     }
 
     /// Reports that the disk failed it.

@@ -33,7 +33,7 @@ struct Read {
 pub(crate) fn read(
     object: Arc<Object>,
     resources: &Resources<'_>,
-    file: &File,
+    file: File,
     start: u64,
     into: &mut IovIter<'_>,
     on_hole: OnHole,
@@ -42,8 +42,8 @@ pub(crate) fn read(
     Count::Read.bump();
     let len = into.count();
     let is_on_demand = object.cache().on_demand.is_some();
-    let removals = Known::removals(file);
-    let skipped = match leading_hole(&object, file, start, len, on_hole) {
+    let removals = Known::removals(&file);
+    let skipped = match leading_hole(&object, &file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
             into.advance(usize::MAX);
@@ -67,7 +67,7 @@ pub(crate) fn read(
         removals,
     };
     job.object.seen(Seen::GetRequest);
-    trace::read(job.object.debug_id, file, start + skipped as u64, job.want);
+    trace::read(job.object.debug_id, &file, start + skipped as u64, job.want);
     // EROFS makes sure that all of the iterator was taken. The netfs library sets its own anew, by
     // what was read: to pass over every page of it would be for nothing.
     aio::read(file, start + skipped as u64, into, is_on_demand, job);

@@ -9,7 +9,7 @@
 
 use super::fit::fit;
 use super::prepare::{begins_with, Begin};
-use crate::cache::disk::{Need, Writing};
+use crate::cache::disk::{Disk, Need, Writing};
 use crate::cache::local_write::{before_write, not_stored};
 use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
@@ -21,19 +21,36 @@ use crate::sys::iov_iter::IovIter;
 use crate::sys::netfs::Termination;
 use crate::sys::subrequest::WriteSubrequest;
 use crate::sys::trace::{self, Seen, Where};
+use core::ops::Deref;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// A write under way.
 struct Write {
-    /// Its blocks, which statfs may not know of yet. Dropped before the object.
-    writing: Writing,
-    object: Arc<Object>,
+    /// The object, and the blocks, which statfs may not know of yet.
+    writing: Writing<OfObject>,
     /// Bytes that have to be written.
     want: usize,
     /// Bytes behind them that are left out, which the netfs shall not try again.
     left_out: usize,
     done: Termination,
+}
+
+/// An object, for its disk.
+struct OfObject(Arc<Object>);
+
+impl Deref for OfObject {
+    type Target = Disk;
+
+    fn deref(&self) -> &Disk {
+        &self.0.cache().disk
+    }
+}
+
+impl Write {
+    fn object(&self) -> &Object {
+        &self.writing.of().0
+    }
 }
 
 /// Sees to it that there is room for `len` bytes at `at`, which may have some already unless
@@ -113,7 +130,7 @@ fn try_prepare(
 /// Writes all of `from` at `at`, for which there is room (`cachefiles_write()`).
 pub(crate) fn write(
     object: Arc<Object>,
-    file: &File,
+    file: File,
     at: u64,
     from: &mut IovIter<'_>,
     done: Termination,
@@ -123,7 +140,12 @@ pub(crate) fn write(
 }
 
 /// Writes the whole blocks of a subrequest (`cachefiles_issue_write()`).
-pub(crate) fn issue(object: Arc<Object>, file: &File, mut write: WriteSubrequest) {
+pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<'_>) {
+    if write.is_copy() && object.backing.copies.are_outdated() {
+        // Nobody misses it: what was there has gone, and what is there now has nothing of it.
+        let len = write.len();
+        return write.finish(Ok(len));
+    }
     let fit = fit(
         write.start(),
         write.len(),
@@ -131,11 +153,6 @@ pub(crate) fn issue(object: Arc<Object>, file: &File, mut write: WriteSubrequest
         write.extendable(),
         BLOCK,
     );
-    if write.is_copy() && object.backing.copies.are_outdated() {
-        // Nobody misses it: what was there has gone, and what is there now has nothing of it.
-        let len = write.len();
-        return write.finish(Ok(len));
-    }
     if fit.head > 0 || fit.tail > 0 {
         not_stored(&object);
     }
@@ -147,7 +164,7 @@ pub(crate) fn issue(object: Arc<Object>, file: &File, mut write: WriteSubrequest
     write.skip(fit.head);
     write.extend(fit.more);
     let at = write.start();
-    if let Err(error) = prepare(&object, file, at, fit.body, fit.body, true) {
+    if let Err(error) = prepare(&object, &file, at, fit.body, fit.body, true) {
         return write.finish(Err(error));
     }
     write.submit(|from, done| submit(object, file, at, from, fit.body, fit.tail, done));
@@ -155,36 +172,36 @@ pub(crate) fn issue(object: Arc<Object>, file: &File, mut write: WriteSubrequest
 
 fn submit(
     object: Arc<Object>,
-    file: &File,
+    file: File,
     at: u64,
-    from: &IovIter<'_>,
+    from: &mut IovIter<'_>,
     len: usize,
     left_out: usize,
     done: Termination,
 ) {
     Count::Write.bump();
     let job = Write {
-        writing: object.cache().disk.count_write(len as u64),
-        object,
+        writing: Writing::new(OfObject(object), len as u64),
         want: len,
         left_out,
         done,
     };
-    job.object.seen(Seen::GetRequest);
-    trace::write(job.object.debug_id, file, at, len);
+    job.object().seen(Seen::GetRequest);
+    trace::write(job.object().debug_id, &file, at, len);
     match inject::write() {
         Ok(()) => aio::write(file, at, from, len, job),
-        Err(error) => job.done(file, Err(error), false),
+        Err(error) => job.done(&file, Err(error), false),
     }
 }
 
 impl Done for Write {
     fn done(self, file: &File, result: Result<usize>, was_async: bool) {
+        let object = self.object();
         if let Err(error) = result {
-            trace::io_error(self.object.debug_id, file, error, Where::Write);
+            trace::io_error(object.debug_id, file, error, Where::Write);
         }
         // Whoever reads next has to look at the file.
-        self.object.cookie.set(CookieFlag::HaveData);
+        object.cookie.set(CookieFlag::HaveData);
         let result = match result {
             Ok(count) if count == self.want => Ok(count + self.left_out),
             // An odd end, as at the limit for files of the task that writes back (RLIMIT_FSIZE), is
@@ -196,13 +213,12 @@ impl Done for Write {
             // Whoever wrote: the file system may have allocated blocks and not written them. It calls
             // such a block a hole only as long as nobody has read it through the page cache; then it
             // is zeros. They cannot be freed here, where nothing may sleep.
-            self.object.backing.trust.spoil();
+            object.backing.trust.spoil();
         }
-        drop(self.writing);
         // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
         // object, so that ours is not the last reference, which could not be dropped here.
-        self.object.seen(Seen::PutRequest);
-        drop(self.object);
+        object.seen(Seen::PutRequest);
+        drop(self.writing);
         self.done.finish(result, was_async);
     }
 }

@@ -10,7 +10,7 @@ use super::file::File;
 use super::iov_iter::IovIter;
 use super::to_count;
 use core::cell::UnsafeCell;
-use core::mem::{align_of, size_of};
+use core::mem::{align_of, size_of, ManuallyDrop};
 use core::ops::Deref;
 use core::ptr::{addr_of_mut, NonNull};
 use core::sync::atomic::{fence, AtomicU32, Ordering};
@@ -28,11 +28,37 @@ struct Request<D: Done> {
     iocb: UnsafeCell<bindings::kiocb>,
     // The file system's to use up; the caller's own is not touched once the I/O has begun.
     iter: UnsafeCell<bindings::iov_iter>,
-    // Taken by whoever completes the I/O, which happens once.
-    done: UnsafeCell<Option<D>>,
-    is_write: bool,
+    // Taken by whoever completes the I/O, which happens once and before its reference is dropped.
+    done: UnsafeCell<ManuallyDrop<D>>,
     file: File,
     references: AtomicU32,
+}
+
+/// What the memory of all I/Os is taken from.
+///
+/// # Invariants
+///
+/// It was made, and there is one at most.
+pub(crate) struct IoMemory(());
+
+impl IoMemory {
+    /// Makes it, once in the module's life.
+    pub(crate) fn new() -> Result<Self> {
+        // SAFETY: May be called where sleeping is allowed, as when the module is loaded.
+        if !unsafe { bindings::cfrs_make_io_memory() } {
+            return Err(ENOMEM);
+        }
+        // INVARIANT: Just made.
+        Ok(IoMemory(()))
+    }
+}
+
+impl Drop for IoMemory {
+    fn drop(&mut self) {
+        // SAFETY: Made by the type invariant. The module's exit drops this when no cache is left, nor
+        // anybody who was in the midst of an I/O; the kernel warns of memory that was not given back.
+        unsafe { bindings::cfrs_destroy_io_memory() }
+    }
 }
 
 /// One of two references to an I/O under way: the submitter's and the completion's. The file system
@@ -54,39 +80,34 @@ impl<D: Done> Reference<D> {
         size_of::<Request<D>>() <= bindings::CFRS_IO_SIZE as usize && align_of::<Request<D>>() <= 8
     );
 
-    /// A new request, with a reference for the submitter; the other one is for whoever is handed the
-    /// kiocb. Without memory, gives `done` back.
+    /// A new request about the first `len` bytes of `iter`, with a reference for the submitter; the
+    /// other one is for whoever is handed the kiocb. Without memory, gives what it got back.
     fn new(
-        file: &File,
+        file: File,
         pos: i64,
-        iter: bindings::iov_iter,
+        iter: &IovIter<'_>,
+        len: usize,
         is_write: bool,
         done: D,
-    ) -> Result<Self, D> {
+    ) -> Result<Self, (File, D)> {
         let () = Self::FITS;
-        // SAFETY: Memory is ours to ask for, here as anywhere that may sleep.
-        let memory = unsafe { bindings::cfrs_alloc_io() };
+        // SAFETY: I/O is done for caches, of which there are none before the module's entry has made
+        // the memory, nor after its exit. Here we may sleep. The file lives as long as the request,
+        // which is about to have the reference to it.
+        let memory =
+            unsafe { bindings::cfrs_alloc_io(file.as_ptr(), pos, is_write, Some(completed::<D>)) };
         let Some(ptr) = NonNull::new(memory.cast::<Request<D>>()) else {
-            return Err(done);
+            return Err((file, done));
         };
         let raw = ptr.as_ptr();
         // Each field in its place: together they are too large to be moved for nothing.
         // SAFETY: The memory is large enough and aligned, as `FITS` says, and nobody else's; all
-        // fields are written, the first one by the shim. The file lives as long as the request,
-        // which has a reference to it.
+        // fields are written, the first one by the shim.
         unsafe {
-            addr_of_mut!((*raw).iter).write(UnsafeCell::new(iter));
-            addr_of_mut!((*raw).done).write(UnsafeCell::new(Some(done)));
-            addr_of_mut!((*raw).is_write).write(is_write);
-            addr_of_mut!((*raw).file).write(file.clone());
+            iter.copy_to(addr_of_mut!((*raw).iter).cast(), len);
+            addr_of_mut!((*raw).done).write(UnsafeCell::new(ManuallyDrop::new(done)));
+            addr_of_mut!((*raw).file).write(file);
             addr_of_mut!((*raw).references).write(AtomicU32::new(2));
-            bindings::cfrs_init_kiocb(
-                raw.cast(),
-                file.as_ptr(),
-                pos,
-                is_write,
-                Some(completed::<D>),
-            );
         }
         // INVARIANT: Of the two references, this is the submitter's.
         Ok(Reference { ptr })
@@ -135,63 +156,49 @@ impl<D: Done> Drop for Reference<D> {
 ///
 /// If `takes`, all of `into` is taken, else it is left as it is; before the read begins, since `done`
 /// may have been called when this returns, and `into` be gone with it.
-pub(crate) fn read<D: Done>(file: &File, at: u64, into: &mut IovIter<'_>, takes: bool, done: D) {
-    let copy = into.copy(into.count());
-    if takes {
-        into.advance(usize::MAX);
-    }
-    submit(file, at, copy, false, done);
+pub(crate) fn read<D: Done>(file: File, at: u64, into: &mut IovIter<'_>, takes: bool, done: D) {
+    submit(file, at, into, into.count(), takes, false, done);
 }
 
 /// Writes the first `len` bytes of `from` at `at`, directly, and calls `done` when it is over.
 /// `from` is left as it is.
 ///
 /// Neither waits for memory that the netfs would have to write out: it may be what asks.
-pub(crate) fn write<D: Done>(file: &File, at: u64, from: &IovIter<'_>, len: usize, done: D) {
-    submit(file, at, from.copy(len), true, done);
+pub(crate) fn write<D: Done>(file: File, at: u64, from: &mut IovIter<'_>, len: usize, done: D) {
+    submit(file, at, from, len, false, true, done);
 }
 
-fn submit<D: Done>(file: &File, at: u64, iter: bindings::iov_iter, is_write: bool, done: D) {
-    let Ok(pos) = i64::try_from(at) else {
-        return done.done(file, Err(EFBIG), false);
+fn submit<D: Done>(
+    file: File,
+    at: u64,
+    iter: &mut IovIter<'_>,
+    len: usize,
+    takes: bool,
+    is_write: bool,
+    done: D,
+) {
+    let ours = match i64::try_from(at) {
+        Ok(pos) => Reference::new(file, pos, iter, len, is_write, done)
+            .map_err(|(file, done)| (file, done, ENOMEM)),
+        Err(_) => Err((file, done, EFBIG)),
     };
-    let _nofs = NoFs::begin();
-    let ours = match Reference::new(file, pos, iter, is_write, done) {
+    if takes {
+        iter.advance(usize::MAX);
+    }
+    let ours = match ours {
         Ok(ours) => ours,
-        Err(done) => return done.done(file, Err(ENOMEM), false),
+        Err((file, done, error)) => return done.done(&file, Err(error), false),
     };
     let iocb: *mut bindings::kiocb = ours.ptr.as_ptr().cast();
     // SAFETY: The file is open for both; kiocb and iterator are initialised and live until both
     // references are dropped, of which ours is one.
-    let ret = unsafe {
-        match is_write {
-            false => bindings::vfs_iocb_iter_read(ours.file.as_ptr(), iocb, ours.iter.get()),
-            true => bindings::vfs_iocb_iter_write(ours.file.as_ptr(), iocb, ours.iter.get()),
-        }
-    };
+    let ret = unsafe { bindings::cfrs_submit_io(iocb, ours.iter.get()) };
     if ret == -(bindings::EIOCBQUEUED as isize) {
         return;
     }
     // SAFETY: Not queued: the file system will not call the completion, so that we are to.
     let second = unsafe { Reference::<D>::of_completion(iocb) };
-    finish(&second, ret, false);
-}
-
-/// While this lives, memory that this task allocates is not made free by a file system.
-struct NoFs(core::ffi::c_uint);
-
-impl NoFs {
-    fn begin() -> Self {
-        // SAFETY: Changes a flag of this task; the guard puts it back.
-        NoFs(unsafe { bindings::cfrs_nofs_save() })
-    }
-}
-
-impl Drop for NoFs {
-    fn drop(&mut self) {
-        // SAFETY: The value came from `cfrs_nofs_save` in this task, and guards nest.
-        unsafe { bindings::cfrs_nofs_restore(self.0) }
-    }
+    finish(second, ret, false);
 }
 
 /// The kiocb's completion.
@@ -203,19 +210,16 @@ impl Drop for NoFs {
 unsafe extern "C" fn completed<D: Done>(iocb: *mut bindings::kiocb, ret: kernel::ffi::c_long) {
     // SAFETY: The caller's promise: this is the completion of a queued I/O.
     let request = unsafe { Reference::<D>::of_completion(iocb) };
-    if request.is_write {
-        // SAFETY: The VFS began a write of this kiocb and leaves its end to a queued one's
-        // completion; the file is still ours.
-        unsafe { bindings::cfrs_end_write(iocb) }
-    }
-    finish(&request, ret, true);
+    // SAFETY: The VFS leaves the end of a queued write to the completion; the file is still ours.
+    unsafe { bindings::cfrs_io_queued_over(iocb) }
+    finish(request, ret, true);
 }
 
-fn finish<D: Done>(request: &Request<D>, ret: isize, was_async: bool) {
-    // SAFETY: An I/O is finished once: by `completed` if it was queued, else by the submitter.
-    let Some(done) = (unsafe { (*request.done.get()).take() }) else {
-        return;
-    };
+/// `request` is the completion's reference.
+fn finish<D: Done>(request: Reference<D>, ret: isize, was_async: bool) {
+    // SAFETY: An I/O is finished once, as there is one such reference: by `completed` if it was queued,
+    // else by the submitter.
+    let done = unsafe { ManuallyDrop::take(&mut *request.done.get()) };
     // It cannot be restarted once others run beside it.
     let result = match to_count(ret) {
         Err(error)

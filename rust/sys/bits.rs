@@ -33,8 +33,9 @@ impl Flags<'_> {
 
     /// `test_bit()`.
     pub(crate) fn test(&self, bit: u32) -> bool {
+        // As C's: one read, which orders nothing.
         // SAFETY: The word is valid by the type invariant.
-        unsafe { bindings::cfrs_test_bit(bit, self.word.cast()) }
+        unsafe { self.word.read_volatile() & (1 << bit) != 0 }
     }
 
     /// `set_bit()`.

@@ -68,7 +68,7 @@ pub(crate) trait Backend: Sized + 'static {
     fn read(
         object: ArcBorrow<'_, Self::Object>,
         resources: &Resources<'_>,
-        file: &File,
+        file: File,
         start: u64,
         into: &mut IovIter<'_>,
         on_hole: OnHole,
@@ -108,13 +108,13 @@ pub(crate) trait Backend: Sized + 'static {
     /// Writes all of `from` at `at` and calls `done` once, now or later.
     fn write(
         object: ArcBorrow<'_, Self::Object>,
-        file: &File,
+        file: File,
         at: u64,
         from: &mut IovIter<'_>,
         done: Termination,
     );
     /// Writes what the cache can take of `write`, and finishes it once, now or later.
-    fn issue_write(object: ArcBorrow<'_, Self::Object>, file: &File, write: WriteSubrequest);
+    fn issue_write(object: ArcBorrow<'_, Self::Object>, file: File, write: WriteSubrequest<'_>);
     /// The netfs has changed the size of its file.
     fn resize(object: ArcBorrow<'_, Self::Object>, file: &File, size: u64);
     /// Nothing that is cached is valid any more. If there is to be caching from now on, lets I/O
@@ -502,7 +502,7 @@ impl<B: Backend> Table<B> {
             (Some(object), Some(file), Ok(start)) if ready => B::read(
                 object,
                 &resources,
-                &file,
+                file,
                 start,
                 &mut into,
                 OnHole::from_raw(on_hole),

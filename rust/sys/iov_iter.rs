@@ -41,14 +41,19 @@ impl IovIter<'_> {
         unsafe { bindings::cfrs_iov_iter_count(self.ptr) }
     }
 
-    /// A copy that ends after `len` bytes, no further than this one. It refers to the same memory,
-    /// which whoever asked for the I/O holds until the I/O is over.
-    pub(super) fn copy(&self, len: usize) -> bindings::iov_iter {
-        // SAFETY: The iterator is valid, and only describes memory.
-        let mut copy = unsafe { self.ptr.read() };
-        // SAFETY: A smaller count than it has is always allowed.
-        unsafe { bindings::cfrs_iov_iter_set_count(&mut copy, len.min(self.count())) };
-        copy
+    /// Makes a copy in `to` that ends after `len` bytes, no further than this one. It refers to the
+    /// same memory, which whoever asked for the I/O holds until the I/O is over.
+    ///
+    /// # Safety
+    ///
+    /// `to` must be ours to write.
+    pub(super) unsafe fn copy_to(&self, to: *mut bindings::iov_iter, len: usize) {
+        // SAFETY: The iterator is valid, and only describes memory; `to` is the caller's promise. A
+        // smaller count than it has is always allowed.
+        unsafe {
+            self.ptr.copy_to_nonoverlapping(to, 1);
+            bindings::cfrs_iov_iter_set_count(to, len.min(self.count()));
+        }
     }
 
     /// Skips up to `bytes`, no further than the end.

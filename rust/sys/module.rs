@@ -3,17 +3,18 @@
 //! The module itself: its parameters and the end of its text.
 
 use super::bindings;
+use core::ptr::{addr_of, addr_of_mut};
 
 /// The `debug` parameter's mask: 1 entries, 2 exits, 4 what happens in between.
 pub(crate) fn debug_mask() -> u32 {
-    // SAFETY: Reads one word.
-    unsafe { bindings::cfrs_debug_mask() }
+    // SAFETY: Reads one word, which anybody may write at any time.
+    unsafe { addr_of!(bindings::cfrs_debug).read_volatile() }
 }
 
 /// Sets the `debug` parameter's mask.
 pub(crate) fn set_debug_mask(mask: u32) {
-    // SAFETY: Writes one word.
-    unsafe { bindings::cfrs_set_debug_mask(mask) }
+    // SAFETY: Writes one word, which whoever reads reads as one.
+    unsafe { addr_of_mut!(bindings::cfrs_debug).write_volatile(mask) }
 }
 
 /// The index of the `ondemand_protocol` parameter's value in its list: `mainline`, `v5`.
@@ -37,5 +38,5 @@ extern "C" {
 
 /// `THIS_MODULE`, for the `owner` fields of operation tables.
 pub(super) const fn owner() -> *mut bindings::module {
-    core::ptr::addr_of!(__this_module).cast_mut().cast()
+    addr_of!(__this_module).cast_mut().cast()
 }

@@ -9,6 +9,7 @@ use super::fscache_ops::{ready, Backend, Table};
 use super::iov_iter::IovIter;
 use super::netfs::{Resources, Source, Termination, Want};
 use super::subrequest::{ReadSubrequest, WriteSubrequest};
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::error::Result;
 
@@ -121,7 +122,7 @@ impl<B: Backend> Table<B> {
         let ready = unsafe { ready::<B>(&resources, Want::Write) };
         match (ready, u64::try_from(start)) {
             (Some((object, file)), Ok(at)) if able => {
-                B::write(object, &file, at, &mut from, done);
+                B::write(object, file, at, &mut from, done);
                 // The completion has the result, or will have it.
                 0
             }
@@ -150,13 +151,14 @@ impl<B: Backend> Table<B> {
         let Some(subreq) = NonNull::new(subreq) else {
             return;
         };
+        let mut parts = MaybeUninit::uninit();
         // SAFETY: The subrequest is ours to finish, and its operation goes on until then.
-        let write = unsafe { WriteSubrequest::from_raw(subreq) };
+        let write = unsafe { WriteSubrequest::from_raw(subreq, &mut parts) };
         let able = write.resources().wait_for(Want::Write);
         // SAFETY: The object is not used after the subrequest is finished but through references
         // of its own.
         match unsafe { ready::<B>(&write.resources(), Want::Write) } {
-            Some((object, file)) if able => B::issue_write(object, &file, write),
+            Some((object, file)) if able => B::issue_write(object, file, write),
             _ => write.finish(Err(ENOBUFS)),
         }
     }

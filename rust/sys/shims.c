@@ -7,7 +7,6 @@
 #include <linux/moduleparam.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
-#include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
@@ -17,19 +16,9 @@
 /*
  * Module parameters.
  */
-static unsigned int debug;
-module_param(debug, uint, 0644);
+unsigned int cfrs_debug;
+module_param_named(debug, cfrs_debug, uint, 0644);
 MODULE_PARM_DESC(debug, "CacheFiles debugging mask");
-
-unsigned int cfrs_debug_mask(void)
-{
-	return READ_ONCE(debug);
-}
-
-void cfrs_set_debug_mask(unsigned int mask)
-{
-	WRITE_ONCE(debug, mask);
-}
 
 /* The index of a name in this list is what Rust sees. */
 static const char * const protocols[] = { "mainline", "v5" };
@@ -101,11 +90,6 @@ void cfrs_wait_for_module_text(void)
 /*
  * Atomics and waiting.
  */
-bool cfrs_test_bit(unsigned int nr, const unsigned long *addr)
-{
-	return test_bit(nr, addr);
-}
-
 void cfrs_set_bit(unsigned int nr, unsigned long *addr)
 {
 	set_bit(nr, addr);
@@ -145,16 +129,6 @@ void cfrs_poll_wait(struct file *file, struct wait_queue_head *wq,
 		    struct poll_table_struct *table)
 {
 	poll_wait(file, wq, table);
-}
-
-unsigned int cfrs_nofs_save(void)
-{
-	return memalloc_nofs_save();
-}
-
-void cfrs_nofs_restore(unsigned int flags)
-{
-	memalloc_nofs_restore(flags);
 }
 
 bool cfrs_ratelimit(void)

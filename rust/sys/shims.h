@@ -29,8 +29,7 @@
 #include <linux/xattr.h>
 
 /* module.c: the parameters, which `module!` of 6.12 cannot declare. */
-unsigned int cfrs_debug_mask(void);
-void cfrs_set_debug_mask(unsigned int mask);
+extern unsigned int cfrs_debug;
 unsigned int cfrs_ondemand_protocol(void);
 bool cfrs_start_workers(void);
 void cfrs_stop_workers(void);
@@ -38,7 +37,6 @@ struct workqueue_struct *cfrs_workers(void);
 void cfrs_wait_for_module_text(void);
 
 /* atomics and waiting */
-bool cfrs_test_bit(unsigned int nr, const unsigned long *addr);
 void cfrs_set_bit(unsigned int nr, unsigned long *addr);
 void cfrs_clear_bit(unsigned int nr, unsigned long *addr);
 bool cfrs_test_and_clear_bit(unsigned int nr, unsigned long *addr);
@@ -48,8 +46,6 @@ void cfrs_init_waitqueue(struct wait_queue_head *wq);
 void cfrs_wake_up_all(struct wait_queue_head *wq);
 void cfrs_poll_wait(struct file *file, struct wait_queue_head *wq,
 		    struct poll_table_struct *table);
-unsigned int cfrs_nofs_save(void);
-void cfrs_nofs_restore(unsigned int flags);
 bool cfrs_ratelimit(void);
 bool cfrs_is_dying(void);
 bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms);
@@ -134,11 +130,13 @@ ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos);
 ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos);
 /* Memory for one I/O under way. */
 #define CFRS_IO_SIZE 192
-void *cfrs_alloc_io(void);
-void cfrs_free_io(void *io);
-void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
-		     bool write, void (*complete)(struct kiocb *, long));
-void cfrs_end_write(struct kiocb *iocb);
+bool cfrs_make_io_memory(void);
+void cfrs_destroy_io_memory(void);
+struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
+			    void (*complete)(struct kiocb *, long));
+void cfrs_free_io(struct kiocb *io);
+ssize_t cfrs_submit_io(struct kiocb *iocb, struct iov_iter *iter);
+void cfrs_io_queued_over(struct kiocb *iocb);
 ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
 			struct rw_semaphore *writers);
 size_t cfrs_iov_iter_count(const struct iov_iter *iter);
@@ -173,23 +171,29 @@ int cfrs_newest_cookie(struct fscache_volume *volume, u32 *debug_id);
 void cfrs_count_dio_misfit(void);
 
 /* netfs: what of a subrequest and its request a cache reads and changes */
-struct cfrs_subreq {
+struct cfrs_read {
+	struct netfs_cache_resources *resources;
+	size_t			*len;
+	unsigned long		*flags;
+	unsigned long long	start;
+	unsigned long long	size_now;
+	unsigned long long	zero_point;
+	ino_t			inode;
+};
+
+struct cfrs_write {
 	struct netfs_cache_resources *resources;
 	struct iov_iter		*iter;
 	size_t			*len;
 	size_t			*transferred;
-	unsigned long		*flags;
 	unsigned long long	start;
 	unsigned long long	file_size;
-	unsigned long long	size_now;
-	unsigned long long	zero_point;
 	size_t			extendable;
-	ino_t			inode;
 	bool			is_copy;
 };
 
-void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
-		      struct cfrs_subreq *parts);
+void cfrs_open_read(struct netfs_io_subrequest *subreq, struct cfrs_read *parts);
+void cfrs_open_write(struct netfs_io_subrequest *subreq, struct cfrs_write *parts);
 void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes);
 struct netfs_cache_resources *cfrs_begin_write(struct netfs_io_subrequest *subreq);
 bool cfrs_upload_failed(const struct netfs_cache_resources *cres);

@@ -6,29 +6,36 @@
 #include <linux/bio.h>
 #include "shims.h"
 
-void cfrs_open_subreq(struct netfs_io_subrequest *subreq,
-		      struct cfrs_subreq *parts)
+void cfrs_open_read(struct netfs_io_subrequest *subreq, struct cfrs_read *parts)
 {
-	struct netfs_io_request *req = subreq->rreq;
+	const struct netfs_io_request *req = subreq->rreq;
 
-	*parts = (struct cfrs_subreq){
-		.resources	= &req->cache_resources,
-		.iter		= &subreq->io_iter,
+	*parts = (struct cfrs_read){
+		.resources	= &subreq->rreq->cache_resources,
 		.len		= &subreq->len,
-		.transferred	= &subreq->transferred,
 		.flags		= &subreq->flags,
 		.start		= subreq->start,
-		.file_size	= req->i_size,
 		.size_now	= i_size_read(req->inode),
 		.zero_point	= READ_ONCE(netfs_inode(req->inode)->zero_point),
 		.inode		= req->inode->i_ino,
-		.is_copy	= !req->io_streams[0].avail &&
-				  !test_bit(NETFS_RREQ_UPLOAD_TO_SERVER, &req->flags),
 	};
+}
+
+void cfrs_open_write(struct netfs_io_subrequest *subreq, struct cfrs_write *parts)
+{
+	struct netfs_io_request *req = subreq->rreq;
+
+	parts->resources	= &req->cache_resources;
+	parts->iter		= &subreq->io_iter;
+	parts->len		= &subreq->len;
+	parts->transferred	= &subreq->transferred;
+	parts->start		= subreq->start;
+	parts->file_size	= req->i_size;
 	/* The stream tells of the subrequest built last, not of one retried. */
-	if (!test_bit(NETFS_SREQ_RETRYING, &subreq->flags))
-		parts->extendable =
-			req->io_streams[subreq->stream_nr].submit_extendable_to;
+	parts->extendable	= test_bit(NETFS_SREQ_RETRYING, &subreq->flags) ? 0 :
+		req->io_streams[subreq->stream_nr].submit_extendable_to;
+	parts->is_copy		= !req->io_streams[0].avail &&
+		!test_bit(NETFS_RREQ_UPLOAD_TO_SERVER, &req->flags);
 }
 
 void cfrs_iov_iter_extend(struct iov_iter *iter, size_t bytes)

@@ -3,6 +3,8 @@
  * The C halves of dentry.rs, file.rs, inode.rs, iov_iter.rs, mount.rs and
  * xattr.rs: the VFS.  Nothing here knows CacheFiles.
  */
+#include <linux/sched/mm.h>
+#include <linux/slab.h>
 #include "shims.h"
 
 /*
@@ -469,32 +471,67 @@ ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos)
 	return vfs_iocb_iter_read(file, &iocb, &iter);
 }
 
-void *cfrs_alloc_io(void)
+/*
+ * Memory of its own: what one I/O frees, the next one takes.  Among all others of its
+ * size it would be on another slab by then, which is the slow way, both to free and to
+ * allocate.
+ */
+static struct kmem_cache *ios;
+
+bool cfrs_make_io_memory(void)
 {
-	return kmalloc(CFRS_IO_SIZE, GFP_KERNEL);
+	ios = kmem_cache_create("cachefiles_io", CFRS_IO_SIZE, 0, 0, NULL);
+	return ios;
 }
 
-void cfrs_free_io(void *io)
+void cfrs_destroy_io_memory(void)
 {
-	kfree(io);
+	kmem_cache_destroy(ios);
 }
 
-void cfrs_init_kiocb(struct kiocb *iocb, struct file *file, loff_t pos,
-		     bool write, void (*complete)(struct kiocb *, long))
+/*
+ * Neither this nor cfrs_submit_io() waits for memory that a netfs would have to write
+ * out: it may be what asks.
+ */
+struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
+			    void (*complete)(struct kiocb *, long))
 {
-	*iocb = (struct kiocb){
-		.ki_filp	= file,
-		.ki_pos		= pos,
-		.ki_flags	= IOCB_DIRECT | (write ? IOCB_WRITE : 0),
-		.ki_ioprio	= get_current_ioprio(),
-		.ki_complete	= complete,
-	};
+	struct kiocb *iocb = kmem_cache_alloc(ios, GFP_NOFS);
+
+	if (iocb)
+		*iocb = (struct kiocb){
+			.ki_filp	= file,
+			.ki_pos		= pos,
+			.ki_flags	= IOCB_DIRECT | (write ? IOCB_WRITE : 0),
+			.ki_ioprio	= get_current_ioprio(),
+			.ki_complete	= complete,
+		};
+	return iocb;
 }
 
-/* The end of a write that was queued; else the VFS has ended it already. */
-void cfrs_end_write(struct kiocb *iocb)
+void cfrs_free_io(struct kiocb *io)
 {
-	kiocb_end_write(iocb);
+	kmem_cache_free(ios, io);
+}
+
+ssize_t cfrs_submit_io(struct kiocb *iocb, struct iov_iter *iter)
+{
+	unsigned int flags = memalloc_nofs_save();
+	ssize_t ret;
+
+	if (iocb->ki_flags & IOCB_WRITE)
+		ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, iter);
+	else
+		ret = vfs_iocb_iter_read(iocb->ki_filp, iocb, iter);
+	memalloc_nofs_restore(flags);
+	return ret;
+}
+
+/* The end of what was queued; else the VFS has ended a write already. */
+void cfrs_io_queued_over(struct kiocb *iocb)
+{
+	if (iocb->ki_flags & IOCB_WRITE)
+		kiocb_end_write(iocb);
 }
 
 /* So many pages of a process are held at once. */

@@ -8,6 +8,7 @@ use super::fscache::Cookie;
 use super::iov_iter::IovIter;
 use super::netfs::{ReadFlags, Resources, Termination};
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::error::Result;
 
@@ -17,7 +18,7 @@ use kernel::error::Result;
 ///
 /// The pointers of `parts` are valid, and only ours, for `'a`; its operation has begun.
 pub(crate) struct ReadSubrequest<'a> {
-    parts: bindings::cfrs_subreq,
+    parts: bindings::cfrs_read,
     _call: PhantomData<&'a mut usize>,
 }
 
@@ -27,9 +28,9 @@ impl ReadSubrequest<'_> {
     /// `raw` must be a subrequest whose operation has begun, and nobody else's while the result
     /// lives.
     pub(super) unsafe fn from_raw(raw: NonNull<bindings::netfs_io_subrequest>) -> Self {
-        let mut parts = bindings::cfrs_subreq::default();
+        let mut parts = bindings::cfrs_read::default();
         // SAFETY: The subrequest is valid, as is what it points to.
-        unsafe { bindings::cfrs_open_subreq(raw.as_ptr(), &mut parts) };
+        unsafe { bindings::cfrs_open_read(raw.as_ptr(), &mut parts) };
         // INVARIANT: The caller promises it.
         ReadSubrequest {
             parts,
@@ -122,19 +123,27 @@ impl DemandRead<'_> {
 /// # Invariants
 ///
 /// The pointers of `parts` are valid and only ours until `done` is finished.
-pub(crate) struct WriteSubrequest {
-    parts: bindings::cfrs_subreq,
+pub(crate) struct WriteSubrequest<'a> {
+    // Elsewhere: it is large to be moved with every call.
+    parts: &'a mut bindings::cfrs_write,
     done: Termination,
 }
 
-impl WriteSubrequest {
+impl<'a> WriteSubrequest<'a> {
+    /// `parts` is room for what the result knows of it.
+    ///
     /// # Safety
     ///
     /// `raw` must be a subrequest of an operation that has begun, and the caller's to finish.
-    pub(super) unsafe fn from_raw(raw: NonNull<bindings::netfs_io_subrequest>) -> Self {
-        let mut parts = bindings::cfrs_subreq::default();
-        // SAFETY: The subrequest is valid, as is what it points to.
-        unsafe { bindings::cfrs_open_subreq(raw.as_ptr(), &mut parts) };
+    pub(super) unsafe fn from_raw(
+        raw: NonNull<bindings::netfs_io_subrequest>,
+        parts: &'a mut MaybeUninit<bindings::cfrs_write>,
+    ) -> Self {
+        // SAFETY: The subrequest is valid, as is what it points to. The shim writes all of `parts`.
+        let parts = unsafe {
+            bindings::cfrs_open_write(raw.as_ptr(), parts.as_mut_ptr());
+            parts.assume_init_mut()
+        };
         // SAFETY: The library's function takes the subrequest, once, from any context.
         let done = unsafe {
             Termination::from_raw(
@@ -185,6 +194,9 @@ impl WriteSubrequest {
     /// Passes over the next `bytes`, at most all that are left, as if they were written.
     pub(crate) fn skip(&mut self, bytes: usize) {
         let bytes = bytes.min(self.len());
+        if bytes == 0 {
+            return;
+        }
         self.iter().advance(bytes);
         // SAFETY: Valid and ours by the type invariant.
         unsafe { *self.parts.transferred += bytes };
@@ -193,6 +205,9 @@ impl WriteSubrequest {
     /// Makes it longer by `bytes`, at most as many as it is extendable by.
     pub(crate) fn extend(&mut self, bytes: usize) {
         let bytes = bytes.min(self.parts.extendable);
+        if bytes == 0 {
+            return;
+        }
         self.parts.extendable -= bytes;
         // SAFETY: Valid and ours by the type invariant. The library promises that the memory of the
         // last folio goes on for as long as the subrequest was extendable.
@@ -209,11 +224,11 @@ impl WriteSubrequest {
 
     /// Turns it into what is to be written and what is to be called then. The iterator is valid
     /// until that has been called.
-    pub(crate) fn submit(self, write: impl FnOnce(&IovIter<'_>, Termination)) {
+    pub(crate) fn submit(self, write: impl FnOnce(&mut IovIter<'_>, Termination)) {
         // SAFETY: Valid and ours by the type invariant. `write` gets the termination, after which
         // the iterator may be gone: it only copies it before, as `aio::write` does.
-        let iter = unsafe { IovIter::from_raw(self.parts.iter) };
-        write(&iter, self.done);
+        let mut iter = unsafe { IovIter::from_raw(self.parts.iter) };
+        write(&mut iter, self.done);
     }
 
     /// Finishes it.
