@@ -4,7 +4,7 @@
 //! and what happens when it fails.
 
 use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
-use super::spare::Spare;
+use super::look::{Ageing, Begun, Look};
 use crate::ondemand::RequestTable;
 use crate::sys::completion::Completion;
 use crate::sys::creds::Cred;
@@ -39,7 +39,8 @@ pub(crate) struct Disk {
     pub(crate) writers: RwSem,
     /// What writes need not look for.
     #[pin]
-    spare: Spare,
+    look: SpinLock<Look>,
+    ageing: Ageing,
     /// When its service ended, by then at the latest.
     #[pin]
     ended: SpinLock<Option<Tick>>,
@@ -126,6 +127,7 @@ impl Disk {
     ) -> impl PinInit<Self> {
         let thresholds = Thresholds::new(limits, space.files, space.blocks);
         let block_size = space.block_size;
+        let ageing = Ageing::new(block_size, time::TICKS_PER_SECOND);
         pin_init!(Disk {
             cred,
             block_size,
@@ -133,7 +135,8 @@ impl Disk {
             cookie,
             thresholds,
             writers <- RwSem::new(),
-            spare <- Spare::new(),
+            look <- new_spinlock!(Look::new(time::tick().0), "Disk::look"),
+            ageing,
             ended <- new_spinlock!(None, "Disk::ended"),
             culling: AtomicBool::new(false),
             changed: AtomicBool::new(false),
@@ -173,11 +176,11 @@ impl Disk {
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.
     /// Starts and stops culling as the limits say (`cachefiles_has_space()`).
     pub(crate) fn has_room(&self, files: u64, blocks: u64, need: Need) -> Result {
-        let is_write = need == Need::Write && files == 0;
-        if is_write && self.spare.take(blocks) {
-            return Ok(());
-        }
-        let when = time::tick();
+        self.look_for(files, blocks, need, None)
+    }
+
+    /// The same, by a look at the disk. `begun` is what the one for a write began with.
+    fn look_for(&self, files: u64, blocks: u64, need: Need, begun: Option<Begun>) -> Result {
         let space = match self.mnt.space() {
             Ok(space) => space,
             Err(error) => {
@@ -201,9 +204,9 @@ impl Disk {
             CullChange::Unchanged => {}
         }
         if verdict.enough {
-            if is_write {
+            if let Some(begun) = begun {
                 let spare = self.thresholds.spare_blocks(now, blocks, self.is_culling());
-                self.spare.found(when, spare);
+                self.look.lock().found(begun, blocks, spare);
             }
             return Ok(());
         }
@@ -268,7 +271,12 @@ impl Disk {
 
     /// Whether there is room for `bytes` more; `ENOBUFS` if not.
     pub(crate) fn has_room_for(&self, bytes: u64, need: Need) -> Result {
-        self.has_room(0, bytes.div_ceil(self.block_size.into()), need)
+        let blocks = bytes.div_ceil(self.block_size.into());
+        if need != Need::Write {
+            return self.has_room(0, blocks, need);
+        }
+        let granted = self.look.lock().grant(time::tick().0, blocks, self.ageing);
+        granted.or_else(|begun| self.look_for(0, blocks, need, Some(begun)))
     }
 
     /// Checks that `bytes` more can be written, and counts them until the result is dropped.

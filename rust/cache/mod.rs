@@ -25,10 +25,11 @@ pub(crate) mod known;
 #[allow(dead_code, unreachable_pub, reason = "the host's tests use all of it")]
 pub(crate) mod limits;
 pub(crate) mod local_write;
+#[allow(unreachable_pub, reason = "the host's tests use it too")]
+pub(crate) mod look;
 pub(crate) mod lookup;
 pub(crate) mod missed;
 pub(crate) mod object;
-mod spare;
 pub(crate) mod staging;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod trust;

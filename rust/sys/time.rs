@@ -13,7 +13,10 @@ pub(crate) fn seconds() -> u32 {
 
 /// A tick of the kernel's clock.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tick(pub(super) usize);
+pub(crate) struct Tick(pub(crate) usize);
+
+/// How many there are in a second.
+pub(crate) const TICKS_PER_SECOND: u64 = bindings::HZ as u64;
 
 /// The tick that it is.
 pub(crate) fn tick() -> Tick {

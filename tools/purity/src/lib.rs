@@ -15,6 +15,7 @@ pub mod cache {
     pub mod copies;
     pub mod key;
     pub mod limits;
+    pub mod look;
     #[allow(clippy::new_without_default, reason = "the module has no use for one")]
     pub mod trust;
 }

@@ -290,8 +290,8 @@ pub(super) fn take_space(dir: &Path) -> Result<PathBuf> {
     let take = free.checked_sub(leave).context("too little is free")?;
     fallocate(&file, FallocateFlags::empty(), 0, take)?;
     rustix::fs::syncfs(&file)?;
-    // Within one tick of the clock the module does not look again what there is to spare.
-    thread::sleep(Duration::from_millis(50));
+    // For a tenth of a second the module need not look again what there is to spare.
+    thread::sleep(Duration::from_millis(200));
     Ok(ballast)
 }
 
