@@ -179,8 +179,10 @@ impl Disk {
         self.look_for(files, blocks, need, None)
     }
 
-    /// The same, by a look at the disk. `begun` is what the one for a write began with.
+    /// The same, by a look at the disk, which began with `begun` if the blocks are to be written.
     fn look_for(&self, files: u64, blocks: u64, need: Need, begun: Option<Begun>) -> Result {
+        // First: what is written meanwhile is in both numbers rather than in none.
+        let blocks_writing = self.blocks_writing.load(Ordering::Relaxed);
         let space = match self.mnt.space() {
             Ok(space) => space,
             Err(error) => {
@@ -193,7 +195,7 @@ impl Disk {
         let now = Space {
             files_free: space.files_free,
             blocks_avail: space.blocks_avail,
-            blocks_writing: self.blocks_writing.load(Ordering::Relaxed),
+            blocks_writing,
         };
         let verdict =
             self.thresholds
@@ -203,11 +205,15 @@ impl Disk {
             CullChange::Cease => self.set_culling(false),
             CullChange::Unchanged => {}
         }
+        let spare = match verdict.enough {
+            true => self.thresholds.spare_blocks(now, blocks, self.is_culling()),
+            false => 0,
+        };
+        match begun {
+            Some(begun) if verdict.enough => self.look.lock().found(begun, blocks, spare),
+            _ => self.look.lock().at_most(spare),
+        }
         if verdict.enough {
-            if let Some(begun) = begun {
-                let spare = self.thresholds.spare_blocks(now, blocks, self.is_culling());
-                self.look.lock().found(begun, blocks, spare);
-            }
             return Ok(());
         }
         match need {
@@ -272,10 +278,13 @@ impl Disk {
     /// Whether there is room for `bytes` more; `ENOBUFS` if not.
     pub(crate) fn has_room_for(&self, bytes: u64, need: Need) -> Result {
         let blocks = bytes.div_ceil(self.block_size.into());
-        if need != Need::Write {
-            return self.has_room(0, blocks, need);
-        }
-        let granted = self.look.lock().grant(time::tick().0, blocks, self.ageing);
+        let granted = {
+            let mut look = self.look.lock();
+            match need {
+                Need::Write => look.grant(time::tick().0, blocks, self.ageing),
+                Need::Check | Need::Create => Err(look.begin(time::tick().0)),
+            }
+        };
         granted.or_else(|begun| self.look_for(0, blocks, need, Some(begun)))
     }
 

@@ -55,7 +55,8 @@ pub struct Look {
     granted: u64,
 }
 
-/// A look has begun: what was granted until then may be in what it finds, and nothing else is.
+/// A look has begun. What was granted before is in what it finds, or counted as being written; but
+/// for what somebody is about to count, as in C.
 #[derive(Clone, Copy, Debug)]
 pub struct Begun {
     when: usize,
@@ -76,26 +77,38 @@ impl Look {
     pub fn grant(&mut self, now: usize, blocks: u64, ageing: Ageing) -> Result<(), Begun> {
         // CAST: `usize` is 64 bits wide on what we build for. Ticks go round.
         let age = now.wrapping_sub(self.when) as u64;
-        let others = age.saturating_mul(ageing.blocks);
+        // The tick that it is may be nearly over.
+        let others = age.saturating_add(1).saturating_mul(ageing.blocks);
         match self.blocks.checked_sub(blocks) {
             Some(left) if age <= ageing.ticks && left >= others => {
                 self.blocks = left;
                 self.granted = self.granted.wrapping_add(blocks);
                 Ok(())
             }
-            _ => Err(Begun {
-                when: now,
-                granted: self.granted,
-            }),
+            _ => Err(self.begin(now)),
         }
     }
 
-    /// A look has found that beside the `own` blocks that it was for there are `blocks` to spare.
+    /// Somebody has to look all the same.
+    pub fn begin(&self, now: usize) -> Begun {
+        Begun {
+            when: now,
+            granted: self.granted,
+        }
+    }
+
+    /// A look has found that beside the `own` blocks that it was for, and that are granted now, there
+    /// are `blocks` to spare.
     pub fn found(&mut self, begun: Begun, own: u64, blocks: u64) {
         let since = self.granted.wrapping_sub(begun.granted);
         self.granted = self.granted.wrapping_add(own);
-        // Also where somebody has begun later and told sooner: this one is only worth less.
+        // Also where somebody has begun later and told sooner: this one is as true, and older.
         self.when = begun.when;
         self.blocks = blocks.saturating_sub(since);
+    }
+
+    /// Somebody who looked for another reason has found no more than this.
+    pub fn at_most(&mut self, blocks: u64) {
+        self.blocks = self.blocks.min(blocks);
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn protocol_index() -> u32 {
 
 /// Waits until no task can still be in the module's code behind its last put of a reference.
 ///
-/// The last thing module exit does, when nothing can enter the module any more.
+/// To be called by module exit, when nothing can enter the module any more.
 pub(crate) fn wait_for_stragglers() {
     // SAFETY: Called from module exit, which may sleep.
     unsafe { bindings::cfrs_wait_for_module_text() }

@@ -480,7 +480,8 @@ static struct kmem_cache *ios;
 
 bool cfrs_make_io_memory(void)
 {
-	ios = kmem_cache_create("cachefiles_io", CFRS_IO_SIZE, 0, 0, NULL);
+	ios = kmem_cache_create("cachefiles_io", CFRS_IO_SIZE, 0, SLAB_NO_MERGE,
+				NULL);
 	return ios;
 }
 

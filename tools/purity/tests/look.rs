@@ -21,9 +21,11 @@ enum Step {
     /// Who looks tells what was found, and writes if there was enough.
     Tell { who: usize },
     /// Time passes, and others write.
-    Pass { ticks: usize, part: f64 },
+    Pass { quarters: usize, part: f64 },
     /// Something is taken out of the cache, or others remove something.
     Free { blocks: u64 },
+    /// Somebody looks who does not write, maybe because others have taken much at a stroke.
+    Check { stroke: u64 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -32,8 +34,9 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (who.clone(), 0_u64..40_000).prop_map(|(who, blocks)| Step::Want { who, blocks }),
         4 => who.clone().prop_map(|who| Step::Ask { who }),
         4 => who.prop_map(|who| Step::Tell { who }),
-        3 => (0_usize..40, 0.0..=1.0).prop_map(|(ticks, part)| Step::Pass { ticks, part }),
+        3 => (0_usize..160, 0.0..=1.0).prop_map(|(quarters, part)| Step::Pass { quarters, part }),
         1 => (0_u64..100_000).prop_map(|blocks| Step::Free { blocks }),
+        1 => (0_u64..1_000_000).prop_map(|stroke| Step::Check { stroke }),
     ]
 }
 
@@ -56,12 +59,14 @@ proptest! {
         steps in prop::collection::vec(step(), 1..200),
     ) {
         let ageing = Ageing::new(BLOCK, HZ);
-        let mut now = start;
-        let mut look = Look::new(now);
+        // In quarters of a tick.
+        let mut clock = 0;
+        let mut look = Look::new(start);
         // Above all limits; what is granted is taken at once, as writes under way count as taken.
         let mut spare = spare as i64;
         let mut lookers: [Option<Looker>; LOOKERS] = Default::default();
         for step in steps {
+            let now = start.wrapping_add(clock / 4);
             match step {
                 Step::Want { who, blocks } => match look.grant(now, blocks, ageing) {
                     Ok(()) => {
@@ -87,11 +92,17 @@ proptest! {
                         spare -= own as i64;
                     }
                 }
-                Step::Pass { ticks, part } => {
-                    now = now.wrapping_add(ticks);
-                    spare -= (ticks as f64 * OTHERS as f64 * part) as i64;
+                Step::Pass { quarters, part } => {
+                    clock += quarters;
+                    spare -= (quarters as f64 * OTHERS as f64 / 4.0 * part) as i64;
                 }
                 Step::Free { blocks } => spare += blocks as i64,
+                Step::Check { stroke } => {
+                    spare -= stroke as i64;
+                    look.at_most(u64::try_from(spare).unwrap_or(0));
+                    // What others began to look at before is not true any more.
+                    lookers = Default::default();
+                }
             }
         }
     }
@@ -116,7 +127,7 @@ fn leaves_room_for_others() {
     let ageing = Ageing::new(BLOCK, HZ);
     let mut look = Look::new(0);
     let begun = look.grant(0, 1, ageing).expect_err("nothing is known yet");
-    look.found(begun, 1, 3 * OTHERS);
+    look.found(begun, 1, 4 * OTHERS);
     assert!(look.grant(2, OTHERS, ageing).is_ok());
     assert!(look.grant(2, 1, ageing).is_err());
     assert!(look.grant(1, 1, ageing).is_ok());

@@ -137,7 +137,7 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
 /// bind and close in a loop leave no credentials, nor anything else.
 fn cve_2024_26840(lab: &Lab) -> Result<()> {
     const ROUNDS: u64 = 60;
-    const SLABS: [&str; 3] = ["cred", "kmalloc", "fscache"];
+    const SLABS: [&str; 4] = ["cred", "kmalloc", "fscache", "cachefiles"];
     let cache = lab.cache()?;
     let round = || -> Result<()> {
         eventually("bind", || {
