@@ -355,21 +355,23 @@ fn as_c_tells(story: &str) -> String {
 }
 
 fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
-    // When it is too slow, FS-Cache's LRU lets go of a file that is used again, which makes two objects
-    // of it, and the traces cannot be compared.
+    // When it is too slow, FS-Cache's LRU lets go of a file that is used again.  That makes two objects
+    // of it, and one that is opened for writing is invalidated while it is looked up, before or after
+    // it has got its file: neither the traces nor the caches can be compared.
     let in_time = Duration::from_secs(9);
     for _ in 0..3 {
         let theirs = script(lab, &lab.peer_module()?, kind)?;
         let ours = script(lab, &lab.our_module()?, kind)?;
-        same_outcome(&theirs, &ours)?;
+        right_on_the_server(&theirs, &ours)?;
         if theirs.took.max(ours.took) < in_time {
+            same_outcome(&theirs, &ours)?;
             let told = ours.stories.iter().map(|story| as_c_tells(story));
             let mut told: Vec<String> = told.collect();
             told.sort();
             return trace::compare(&theirs.stories, &told);
         }
         println!(
-            "too slow for the traces: {:?}, {:?}",
+            "too slow to be compared: {:?}, {:?}",
             theirs.took, ours.took
         );
         if patiently(in_time) != in_time {
@@ -379,14 +381,19 @@ fn script_on_both(lab: &Lab, kind: Kind) -> Result<()> {
     bail!("three times too slow")
 }
 
-/// All but the traces.
-fn same_outcome(theirs: &Outcome, ours: &Outcome) -> Result<()> {
+/// Whatever the cache makes of it, the server has what was written.
+fn right_on_the_server(theirs: &Outcome, ours: &Outcome) -> Result<()> {
     for (who, outcome) in [("C", theirs), ("ours", ours)] {
         for (name, want) in expected()? {
             let got = outcome.files.get(&name);
             ensure!(got == Some(&want), "{who}: the server's {name} is wrong");
         }
     }
+    Ok(())
+}
+
+/// All but the traces.
+fn same_outcome(theirs: &Outcome, ours: &Outcome) -> Result<()> {
     let files = theirs.tree.files();
     ensure!(files == 9, "{files} files in C's cache");
     Tree::compare(&theirs.tree, &ours.tree)?;
