@@ -89,9 +89,29 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let cache = lab.cache_of(64)?;
     let remote = Remote::new(lab, kind)?;
     let _keeper = Keeper::plain(cache.dir())?;
-    let mut client = remote.mount()?;
     let seed = seed()?;
-    let operations = 300 * times()?;
+    let files = times()?;
+    let (mut reads, mut writes) = (0, 0);
+    for part in 0..files {
+        let moved = fsx_on(lab, &remote, &format!("file-{part}"), seed + part as u64)?;
+        reads += moved.get("IO.rd");
+        writes += moved.get("IO.wr");
+    }
+    println!("{files} files; the cache: {reads} reads, {writes} writes");
+    // A file that may have been cut behind the cache's back is not read from it any more, and netfs
+    // calls a read beyond its zero point one of such a file: with some seeds at once.
+    let reads_are_sure = files > 10;
+    ensure!(
+        kind != Kind::NineP || (writes > 0 && (reads > 0 || !reads_are_sure)),
+        "the cache was not used"
+    );
+    Ok(())
+}
+
+/// fsx on a new file.
+fn fsx_on(lab: &Lab, remote: &Remote, name: &str, seed: u64) -> Result<Counters> {
+    const OPERATIONS: usize = 300;
+    let mut client = remote.mount()?;
     let config = lab.base().join("fsx.toml");
     fs::write(&config, FSX)?;
     let program = env::current_exe()?.with_file_name("fsx");
@@ -99,10 +119,10 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let output = Command::new(&program)
         .arg("-f")
         .arg(&config)
-        .args(["-S", &seed.to_string(), "-N", &operations.to_string()])
+        .args(["-S", &seed.to_string(), "-N", &OPERATIONS.to_string()])
         .arg("-P")
         .arg(lab.base())
-        .arg(client.path("file"))
+        .arg(client.path(name))
         .stdin(Stdio::null())
         .output()
         .with_context(|| program.display().to_string())?;
@@ -112,31 +132,28 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
         let last = lines.len().saturating_sub(60);
         println!("{}", lines[last..].join("\n"));
     }
-    ensure!(output.status.success(), "fsx: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "fsx, seed {seed}: {}",
+        output.status
+    );
     settle()?;
     let moved = Counters::now()?.since(&before);
-    let (reads, writes) = (moved.get("IO.rd"), moved.get("IO.wr"));
-    let bytes = fs::read(remote.path("file"))?;
-    println!(
-        "{operations} operations, {} bytes in the end; the cache: {reads} reads, {writes} writes",
-        bytes.len()
-    );
-    ensure!(
-        kind != Kind::NineP || (reads > 0 && writes > 0),
-        "the cache was not used: {moved:?}"
-    );
+    let bytes = fs::read(remote.path(name))?;
     for when in ["at the end", "again"] {
-        check(&client.path("file"), &bytes).context(when)?;
+        check(&client.path(name), &bytes).context(when)?;
         drop_pages()?;
     }
     client.unmount()?;
     client = remote.mount()?;
-    check(&client.path("file"), &bytes).context("after another mount")?;
+    check(&client.path(name), &bytes).context("after another mount")?;
     settle()?;
     drop_caches()?;
     let before = Counters::now()?;
-    check(&client.path("file"), &bytes).context("at last")?;
-    from_cache(&Counters::now()?.since(&before), bytes.len()).context("at last")
+    check(&client.path(name), &bytes).context("at last")?;
+    from_cache(&Counters::now()?.since(&before), bytes.len()).context("at last")?;
+    client.unmount()?;
+    Ok(moved)
 }
 
 fn nfs4_fsx(lab: &Lab) -> Result<()> {
