@@ -90,10 +90,20 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let remote = Remote::new(lab, kind)?;
     let _keeper = Keeper::plain(cache.dir())?;
     let seed = seed()?;
-    let files = times()?;
+    let operations = 300 * times()?;
+    let files = match kind {
+        Kind::NineP => operations / 300,
+        Kind::Nfs(_) => operations.div_ceil(3000),
+    };
     let (mut reads, mut writes) = (0, 0);
     for part in 0..files {
-        let moved = fsx_on(lab, &remote, &format!("file-{part}"), seed + part as u64)?;
+        let moved = fsx_on(
+            lab,
+            &remote,
+            &format!("file-{part}"),
+            seed + part as u64,
+            operations / files,
+        )?;
         reads += moved.get("IO.rd");
         writes += moved.get("IO.wr");
     }
@@ -109,8 +119,13 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
 }
 
 /// fsx on a new file.
-fn fsx_on(lab: &Lab, remote: &Remote, name: &str, seed: u64) -> Result<Counters> {
-    const OPERATIONS: usize = 300;
+fn fsx_on(
+    lab: &Lab,
+    remote: &Remote,
+    name: &str,
+    seed: u64,
+    operations: usize,
+) -> Result<Counters> {
     let mut client = remote.mount()?;
     let config = lab.base().join("fsx.toml");
     fs::write(&config, FSX)?;
@@ -119,7 +134,7 @@ fn fsx_on(lab: &Lab, remote: &Remote, name: &str, seed: u64) -> Result<Counters>
     let output = Command::new(&program)
         .arg("-f")
         .arg(&config)
-        .args(["-S", &seed.to_string(), "-N", &OPERATIONS.to_string()])
+        .args(["-S", &seed.to_string(), "-N", &operations.to_string()])
         .arg("-P")
         .arg(lab.base())
         .arg(client.path(name))
