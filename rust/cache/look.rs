@@ -24,23 +24,14 @@ pub struct Ageing {
 
 impl Ageing {
     /// On a disk with blocks of this size, where a second has so many ticks.
-    pub const fn new(block_size: u32, ticks_per_second: u64) -> Self {
-        let (size, ticks) = (
-            at_least_one(block_size as u64),
-            at_least_one(ticks_per_second),
-        );
+    pub fn new(block_size: u32, ticks_per_second: u64) -> Self {
+        let ticks = ticks_per_second.max(1);
         Ageing {
-            ticks: at_least_one(ticks / 10),
-            blocks: OTHERS.div_ceil(size).div_ceil(ticks),
+            ticks: (ticks / 10).max(1),
+            blocks: OTHERS
+                .div_ceil(u64::from(block_size).max(1))
+                .div_ceil(ticks),
         }
-    }
-}
-
-const fn at_least_one(number: u64) -> u64 {
-    if number > 0 {
-        number
-    } else {
-        1
     }
 }
 

@@ -83,6 +83,9 @@ posix_fadvise = 6
 copy_file_range = 2
 ";
 
+/// Where it finds that.
+const CONFIG: &str = "fsx.toml";
+
 /// fsx knows after each operation what its file must be.  In the end the server and the cache have it
 /// as well.  NFS lets the cache be while a file is open for writing; 9P reads and writes it meanwhile.
 fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
@@ -90,11 +93,13 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
     let remote = Remote::new(lab, kind)?;
     let _keeper = Keeper::plain(cache.dir())?;
     let seed = seed()?;
-    let operations = 300 * times()?;
+    let times = times()?;
     let files = match kind {
-        Kind::NineP => operations / 300,
-        Kind::Nfs(_) => operations.div_ceil(3000),
+        Kind::NineP => times,
+        Kind::Nfs(_) => times.div_ceil(10),
     };
+    let operations = 300 * times / files;
+    fs::write(lab.base().join(CONFIG), FSX)?;
     let (mut reads, mut writes) = (0, 0);
     for part in 0..files {
         let moved = fsx_on(
@@ -102,7 +107,7 @@ fn fsx(lab: &Lab, kind: Kind) -> Result<()> {
             &remote,
             &format!("file-{part}"),
             seed + part as u64,
-            operations / files,
+            operations,
         )?;
         reads += moved.get("IO.rd");
         writes += moved.get("IO.wr");
@@ -127,13 +132,11 @@ fn fsx_on(
     operations: usize,
 ) -> Result<Counters> {
     let mut client = remote.mount()?;
-    let config = lab.base().join("fsx.toml");
-    fs::write(&config, FSX)?;
     let program = env::current_exe()?.with_file_name("fsx");
     let before = Counters::now()?;
     let output = Command::new(&program)
         .arg("-f")
-        .arg(&config)
+        .arg(lab.base().join(CONFIG))
         .args(["-S", &seed.to_string(), "-N", &operations.to_string()])
         .arg("-P")
         .arg(lab.base())
