@@ -13,7 +13,7 @@ use core::cell::UnsafeCell;
 use core::mem::{align_of, size_of, ManuallyDrop};
 use core::ops::Deref;
 use core::ptr::{addr_of_mut, NonNull};
-use core::sync::atomic::{fence, AtomicU32, Ordering};
+use core::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
 use kernel::error::{code::*, Result};
 
 /// What happens when an I/O is over. Called exactly once, maybe from an interrupt.
@@ -41,23 +41,32 @@ struct Request<D: Done> {
 /// It was made, and there is one at most.
 pub(crate) struct IoMemory(());
 
+/// Whether there is an [`IoMemory`].
+static IS_MADE: AtomicBool = AtomicBool::new(false);
+
 impl IoMemory {
-    /// Makes it, once in the module's life.
+    /// Makes it; `EBUSY` if there is one.
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: May be called where sleeping is allowed, as when the module is loaded.
+        if IS_MADE.swap(true, Ordering::Relaxed) {
+            return Err(EBUSY);
+        }
+        // SAFETY: There is none yet. May be called where sleeping is allowed, as when the module is loaded.
         if !unsafe { bindings::cfrs_make_io_memory() } {
+            IS_MADE.store(false, Ordering::Relaxed);
             return Err(ENOMEM);
         }
-        // INVARIANT: Just made.
+        // INVARIANT: Just made, as the only one.
         Ok(IoMemory(()))
     }
 }
 
 impl Drop for IoMemory {
     fn drop(&mut self) {
-        // SAFETY: Made by the type invariant. The module's exit drops this when no cache is left, nor
-        // anybody who was in the midst of an I/O; the kernel warns of memory that was not given back.
+        // SAFETY: Made by the type invariant. The module's exit drops this when no cache is left, and so
+        // nothing that an operation of FS-Cache's was begun for; the kernel warns of memory that was not
+        // given back.
         unsafe { bindings::cfrs_destroy_io_memory() }
+        IS_MADE.store(false, Ordering::Relaxed);
     }
 }
 

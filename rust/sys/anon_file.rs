@@ -51,7 +51,8 @@ impl<F: AnonFile> Prepared<F> {
         // SAFETY: Called from a system call of a task with a file table.
         let fd = unsafe { bindings::get_unused_fd_flags(bindings::O_WRONLY) };
         let fd = u32::try_from(fd).map_err(|_| Error::from_errno(fd))?;
-        // SAFETY: The table is static, and all file operations cope with null private data.
+        // SAFETY: The table is static. Of a file that is not published only `release` is called, if
+        // anything, which copes with null private data.
         let file = unsafe {
             bindings::anon_inode_getfile_fmode(
                 F::NAME.as_char_ptr().cast(),
@@ -167,8 +168,11 @@ impl<F: AnonFile> Table<F> {
         offset: bindings::loff_t,
         whence: i32,
     ) -> bindings::loff_t {
-        // SAFETY: The VFS hands us a published file.
-        let (data, position) = unsafe { (Self::data(file), (*file).f_pos) };
+        // SAFETY: The VFS hands us a published file, whose position is a word.
+        let (data, position) = unsafe {
+            let position = core::ptr::addr_of!((*file).f_pos).read_volatile();
+            (Self::data(file), position)
+        };
         // What is relative to the position is relative to this file's own.
         let sought = if whence == bindings::SEEK_CUR as i32 {
             position
@@ -180,8 +184,9 @@ impl<F: AnonFile> Table<F> {
         };
         match sought {
             Ok(at) => {
-                // SAFETY: The VFS holds the position's lock for a seek, where it has one.
-                unsafe { (*file).f_pos = at as i64 };
+                // SAFETY: The file is valid, and its position a word. The VFS has no lock for that of such a
+                // file, as two tasks that move it at once have to know.
+                unsafe { core::ptr::addr_of_mut!((*file).f_pos).write_volatile(at as i64) };
                 at as i64
             }
             Err(error) => error.to_errno().into(),

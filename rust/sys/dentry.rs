@@ -236,10 +236,12 @@ impl LockedDir<'_> {
         })
     }
 
-    /// Whether `child` is still an entry of this directory.
+    /// Whether `child` is an entry of this directory. If so, it stays one while this is locked; if not, it
+    /// may be somebody else's to move.
     pub(crate) fn holds(&self, child: &Dentry) -> bool {
-        // SAFETY: Both are valid; a child's parent cannot change while the parent is locked.
-        unsafe { (*child.as_ptr()).d_parent == self.dir.as_ptr() }
+        // SAFETY: Both are valid; the parent is a word, which may change while it is another's.
+        let parent = unsafe { core::ptr::addr_of!((*child.as_ptr()).d_parent).read_volatile() };
+        parent == self.dir.as_ptr()
     }
 
     /// Removes the file `victim`.

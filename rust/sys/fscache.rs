@@ -39,6 +39,13 @@ unsafe impl AlwaysRefCounted for Cookie {
     }
 }
 
+/// How a netfs uses its file, at one moment: who begins or ceases to makes it another value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Uses {
+    active: i32,
+    unused_at: kernel::ffi::c_ulong,
+}
+
 /// What the netfs says of its file, at one moment.
 pub(crate) struct Snapshot {
     /// Size in bytes.
@@ -177,6 +184,17 @@ impl Cookie {
     pub(crate) fn used_since(&self, when: Tick) -> bool {
         // SAFETY: The cookie is valid; the shim takes its lock.
         unsafe { bindings::cfrs_cookie_used_since(self.0.get(), when.0 as kernel::ffi::c_ulong) }
+    }
+
+    /// How the netfs uses the file.
+    pub(crate) fn uses(&self) -> Uses {
+        // SAFETY: The fields live as long as the cookie and are a word each.
+        unsafe {
+            Uses {
+                active: core::ptr::addr_of!((*self.0.get()).n_active.counter).read_volatile(),
+                unused_at: core::ptr::addr_of!((*self.0.get()).unused_at).read_volatile(),
+            }
+        }
     }
 
     /// Its place in the order in which cookies are made.
@@ -342,13 +360,15 @@ impl Drop for VolumeRef {
 ///
 /// # Invariants
 ///
-/// While `volume` is set, it is valid memory: `detach` is called before FS-Cache frees it.
+/// While `volume` is set, it is valid memory: `detach` is called before FS-Cache frees it. What its
+/// `cache_priv` points to, if to anything, is a reference that `put` drops.
 #[pin_data]
 pub(crate) struct VolumeLink {
     #[pin]
     volume: SpinLock<Option<VolumePtr>>,
     #[pin]
     freed: Completion,
+    put: unsafe fn(*const kernel::ffi::c_void),
 }
 
 #[derive(Clone, Copy)]
@@ -359,13 +379,15 @@ unsafe impl Send for VolumePtr {}
 impl VolumeLink {
     /// # Safety
     ///
-    /// `volume` must stay valid until `detach` or `freed` was called.
-    pub(super) unsafe fn new(volume: NonNull<bindings::fscache_volume>) -> Result<Arc<Self>> {
+    /// `volume` must stay valid until `detach` or `volume_freed` was called, and its `cache_priv` be null or
+    /// come from an `Arc<V>`.
+    pub(super) unsafe fn new<V>(volume: NonNull<bindings::fscache_volume>) -> Result<Arc<Self>> {
         // INVARIANT: The caller promises it.
         Arc::pin_init(
             pin_init!(VolumeLink {
                 volume <- new_spinlock!(Some(VolumePtr(volume)), "VolumeLink::volume"),
                 freed <- Completion::new(),
+                put: put::<V>,
             }),
             GFP_KERNEL,
         )
@@ -392,10 +414,13 @@ impl VolumeLink {
         self.freed.wait()
     }
 
-    /// Breaks the link because the cache is withdrawn; `volume` keeps FS-Cache from freeing it
-    /// meanwhile. FS-Cache drops its reference to the cache's record of the volume.
-    pub(crate) fn detach<V: 'static>(&self, volume: &VolumeRef) -> Option<Arc<V>> {
-        *self.volume.lock() = None;
+    /// Breaks the link because the cache is withdrawn, and has FS-Cache forget the cache's record of the
+    /// volume; `volume`, which this link gave, keeps FS-Cache from freeing its own meanwhile.
+    pub(crate) fn detach(&self, volume: &VolumeRef) {
+        let linked = self.volume.lock().take();
+        if linked.map(|VolumePtr(ptr)| ptr) != Some(volume.ptr) {
+            return;
+        }
         // SAFETY: The volume is counted. Nobody is inside the volume any more: our caller has
         // withdrawn it, so that the field is ours to clear.
         let raw = unsafe {
@@ -404,12 +429,19 @@ impl VolumeLink {
                 core::ptr::null_mut(),
             )
         };
-        if raw.is_null() {
-            return None;
+        if !raw.is_null() {
+            // SAFETY: This is what `put` is for, by the type invariant; the reference was the volume's.
+            unsafe { (self.put)(raw) }
         }
-        // SAFETY: `acquire_volume` stored an `Arc<V>` there; the reference passes to us.
-        Some(unsafe { Arc::from_raw(raw.cast_const().cast()) })
     }
+}
+
+/// # Safety
+///
+/// `raw` must come from an `Arc<V>`, whose reference passes to us.
+unsafe fn put<V>(raw: *const kernel::ffi::c_void) {
+    // SAFETY: The caller's promise.
+    drop(unsafe { Arc::<V>::from_raw(raw.cast()) })
 }
 
 /// FS-Cache's record of a cache, acquired by name. Dropping the last reference relinquishes it.

@@ -256,8 +256,9 @@ impl<B: Backend> Table<B> {
         };
         // SAFETY: FS-Cache holds an access to the cache, whose record points to what `Active` has.
         let cache = unsafe { ArcBorrow::<B::Cache>::from_raw((*(*raw).cache).cache_priv.cast()) };
-        // SAFETY: The volume is valid until `free_volume`, which marks the link.
-        let link = unsafe { VolumeLink::new(ptr) };
+        // SAFETY: The volume is valid until `free_volume`, which marks the link. What is stored in it is
+        // below.
+        let link = unsafe { VolumeLink::new::<B::Volume>(ptr) };
         // SAFETY: The volume is valid for this call.
         let cookie = unsafe { VolumeCookie::from_raw(raw) };
         match link.and_then(|link| B::acquire_volume(cache, &cookie, link)) {

@@ -5,6 +5,7 @@
 //! Never here: who wants it done.
 
 use super::bindings;
+use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
 use kernel::workqueue::Queue;
@@ -18,16 +19,22 @@ use kernel::{new_spinlock, new_work};
 /// There is one at most, and the queue exists while it does.
 pub(crate) struct Workers(());
 
+/// Whether there are [`Workers`].
+static ARE_STARTED: AtomicBool = AtomicBool::new(false);
+
 impl Workers {
-    /// Starts them. Only the module's entry does.
+    /// Starts them; `EBUSY` if there are some.
     pub(crate) fn start() -> Result<Self> {
-        // SAFETY: Called once, by the module's entry, before anything can be queued.
-        if unsafe { bindings::cfrs_start_workers() } {
-            // INVARIANT: Just made.
-            Ok(Workers(()))
-        } else {
-            Err(ENOMEM)
+        if ARE_STARTED.swap(true, Ordering::Relaxed) {
+            return Err(EBUSY);
         }
+        // SAFETY: There is no queue yet.
+        if unsafe { bindings::cfrs_start_workers() } {
+            // INVARIANT: Just made, as the only ones.
+            return Ok(Workers(()));
+        }
+        ARE_STARTED.store(false, Ordering::Relaxed);
+        Err(ENOMEM)
     }
 }
 
@@ -36,6 +43,7 @@ impl Drop for Workers {
         // SAFETY: The queue exists by the type invariant, and module exit, or its failed entry,
         // drops this when nobody can queue anything any more.
         unsafe { bindings::cfrs_stop_workers() }
+        ARE_STARTED.store(false, Ordering::Relaxed);
     }
 }
 
