@@ -283,6 +283,12 @@ impl File {
         }
     }
 
+    /// Whether its device can take from this memory. A file system asks when it has allocated the blocks.
+    pub(crate) fn takes_directly(&self, from: &mut IovIter<'_>) -> bool {
+        // SAFETY: The file is valid, and keeps its file system's device; the iterator is only looked at.
+        unsafe { bindings::cfrs_takes_directly(self.as_ptr(), from.as_ptr()) }
+    }
+
     /// Writes directly what `from` holds, and waits for it. May write less. `EINVAL`, and nothing is
     /// taken, if the memory is not aligned as the device wants it, or not a page of it lies in one
     /// piece.

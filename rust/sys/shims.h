@@ -137,6 +137,7 @@ struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
 void cfrs_free_io(struct kiocb *io);
 ssize_t cfrs_submit_io(struct kiocb *iocb, struct iov_iter *iter);
 void cfrs_io_queued_over(struct kiocb *iocb);
+bool cfrs_takes_directly(struct file *file, const struct iov_iter *from);
 ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
 			struct rw_semaphore *writers);
 size_t cfrs_iov_iter_count(const struct iov_iter *iter);
