@@ -10,7 +10,7 @@ use super::trust::{Trust, Use};
 use super::{inject, BLOCK};
 use crate::ondemand::Store;
 use crate::sys::block::Block;
-use crate::sys::completion::Completion;
+use crate::sys::completion::{is_dying, Completion};
 use crate::sys::errno::{ENOBUFS, EOPNOTSUPP};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
@@ -44,6 +44,9 @@ pub(crate) struct Backing {
     file: SpinLock<Option<CacheFile>>,
     /// Whether the file holds what it should.
     pub(crate) trust: Trust,
+    /// How long the netfs's file was when the file was found to be as that is, or whenever it was cut
+    /// since, if that was shorter. 0 if the file was made since.
+    valid_to: AtomicU64,
     /// Whether the file is marked on disk as being changed, or need not be.
     marked: AtomicBool,
     /// Whether that mark is there for good, or need not be.
@@ -72,6 +75,7 @@ impl Backing {
                 size: AtomicU64::new(0),
                 file <- new_spinlock!(None, "Backing::file"),
                 trust: Trust::new(),
+                valid_to: AtomicU64::new(0),
                 marked: AtomicBool::new(false),
                 mark_is_safe: AtomicBool::new(false),
                 copies: Copies::new(),
@@ -89,6 +93,22 @@ impl Backing {
         self.size.store(size, Ordering::Relaxed);
     }
 
+    /// Up to where the file may hold what the netfs's file had before this service, in bytes. What is
+    /// behind has been stored since; every cut of the netfs's file has been followed since.
+    pub(crate) fn valid_to(&self) -> u64 {
+        self.valid_to.load(Ordering::Relaxed)
+    }
+
+    /// The file was found, and is as the netfs's file is, which has `size` bytes.
+    pub(crate) fn found_valid_to(&self, size: u64) {
+        self.valid_to.store(size, Ordering::Relaxed);
+    }
+
+    /// The netfs's file is to have `size` bytes.
+    pub(crate) fn cut_to(&self, size: u64) {
+        self.valid_to.fetch_min(size, Ordering::Relaxed);
+    }
+
     /// Puts the file in service.
     pub(crate) fn install(&self, file: CacheFile) {
         drop(self.exchange(file, || ()));
@@ -103,6 +123,7 @@ impl Backing {
         self.exchange(file, || {
             self.trust.begin_empty(made_after);
             self.copies.outdate();
+            self.valid_to.store(0, Ordering::Relaxed);
         })
     }
 
@@ -245,8 +266,11 @@ impl Backing {
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
         self.clean(|punch| {
             let punch = |hole, len| punch(file, hole, len);
-            self.known
-                .while_changing(|| each_hole(file, at, end, punch))
+            self.known.while_removing(file, || {
+                // What somebody has read of it while it was being written is no hole any more.
+                file.drop_pages();
+                each_hole(file, at, end, punch)
+            })
         })
     }
 
@@ -301,8 +325,8 @@ impl Backing {
         self.write_part(file, at, &bytes)
     }
 
-    /// Writes whole blocks, `left` bytes at most, directly; `done` grows by what was written. After an
-    /// error, blocks behind that may be allocated and unwritten.
+    /// Writes whole blocks, `left` bytes at most, `directly` or through memory of ours; `done` grows by
+    /// what was written. After an error, blocks behind that may be allocated and unwritten.
     fn write_middle(
         &self,
         file: &File,
@@ -310,13 +334,25 @@ impl Backing {
         left: usize,
         from: &mut IovIter<'_>,
         done: &mut usize,
+        directly: &mut bool,
     ) -> Result {
+        if is_dying() {
+            return Err(EINTR);
+        }
         let before = self.known.before_write(file);
         let writers = &self.disk.writers;
-        let wrote = match from.limited(left, |part| file.write_iter(here, part, writers)) {
-            // Memory that the device cannot take from directly. Nothing was taken then.
-            Err(EINVAL) => self.copy_block(file, here, from)?,
-            wrote => wrote?,
+        let wrote = if *directly {
+            match from.limited(left, |part| file.write_iter(here, part, writers)) {
+                Err(EINVAL) => {
+                    // The file system has another rule for memory, of which it tells when it may have
+                    // made room for all of it.
+                    *directly = false;
+                    return self.free_holes(file, here, here + left as u64);
+                }
+                wrote => wrote?,
+            }
+        } else {
+            self.copy_block(file, here, from)?
         };
         let part = wrote % BLOCK as usize;
         *done += wrote - part;
@@ -353,10 +389,11 @@ impl Backing {
         }
         let tail = (len - head) % BLOCK as usize;
         let middle = len - head - tail;
+        let mut directly = from.limited(middle, |part| file.takes_directly(part));
         while *done < head + middle {
             let left = head + middle - *done;
             let here = at + *done as u64;
-            self.write_middle(file, here, left, from, done)?;
+            self.write_middle(file, here, left, from, done, &mut directly)?;
         }
         if tail > 0 {
             self.take_part(file, at + *done as u64, tail, from)?;
@@ -392,7 +429,7 @@ fn each_hole(
 }
 
 /// Frees what blocks a file that was found in the cache has and that were never written, as a power
-/// cut in the middle of a fill leaves them. Nobody else uses the file.
+/// cut in the middle of a fill leaves them. Nobody else reads the file, or writes to it.
 ///
 /// They too are a hole only as long as nobody has read them through the page cache, as a backup
 /// does.
