@@ -88,7 +88,10 @@ pub(crate) fn upload_failed(object: &Object) {
 /// This is done by the task that changes the size, with its limits. What it may not do concerns this
 /// file alone; in C, the cache.
 pub(crate) fn resize(object: &Object, file: &File, size: u64) {
-    if size < object.cookie.size() {
+    object.backing.cut_to(size);
+    // The netfs may have stored more than the cookie's size tells: that does not follow a truncate(2) of
+    // a file that is not in use, and C goes by it alone.
+    if size < object.cookie.size() || size < file.size() {
         let _acting = object.cache().disk.cred.assume();
         let known = &object.backing.known;
         let shortened = known.while_changing(|| shorten(object, file, size));

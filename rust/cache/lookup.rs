@@ -8,7 +8,7 @@ use super::directory::bury;
 use super::disk::Need;
 use super::object::Object;
 use super::volume::Volume;
-use super::withdraw::{delete, let_go};
+use super::withdraw::{delete, discard, let_go};
 use super::{inject, whole_blocks, Cache, BLOCK};
 use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
@@ -289,24 +289,30 @@ fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFil
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is
-/// left, for a new one.
+/// deleted, for a new one.
 fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
     let open = if found.unnamed {
         found
     } else {
-        match check_coherency(object, &found).and_then(|()| clean(object, &found)) {
-            Ok(()) => {
+        match check_coherency(object, &found).and_then(|size| clean(object, &found).map(|()| size))
+        {
+            Ok(size) => {
+                object.backing.found_valid_to(size);
                 object.cookie.clear(CookieFlag::NoData);
                 // Culling goes by age of access, which neither lookup nor open changes.
                 found.file.touch();
                 found
             }
+            Err(ESTALE) => {
+                // The new file may come to nothing. By then this one may look as if it were what the
+                // netfs has: another size is another size only until the file has the old one again.
+                discard(object, &found, Killed::Stale);
+                let_go(object, found);
+                create(object)?
+            }
             Err(error) => {
                 let_go(object, found);
-                match error {
-                    ESTALE => create(object)?,
-                    error => return Err(error),
-                }
+                return Err(error);
             }
         }
     };
@@ -329,6 +335,8 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
 
 /// Frees what was never written of a file that was found.
 fn clean(object: &Object, found: &CacheFile) -> Result {
+    // A daemon's write that began on an object of before may still fill a hole.
+    let _alone = object.cache().disk.writers.alone();
     free_unwritten(&found.file).inspect_err(|&error| {
         trace::io_error(object.debug_id, &found.file, error, Where::Fallocate);
     })
@@ -349,11 +357,12 @@ pub(super) fn expand(object: &Object, open: &CacheFile) -> Result {
     }
 }
 
-/// Whether the file still holds what the netfs has; `ESTALE` if not.
-fn check_coherency(object: &Object, found: &CacheFile) -> Result {
+/// How long the netfs's file is, if the file still holds what that has; `ESTALE` if not.
+fn check_coherency(object: &Object, found: &CacheFile) -> Result<u64> {
     let dentry = found.file.dentry().ok_or(ENOENT)?;
     let now = object.cookie.snapshot()?;
-    coherency::check_file(&object.cache().disk, object.debug_id, &dentry, &now)
+    coherency::check_file(&object.cache().disk, object.debug_id, &dentry, &now)?;
+    Ok(now.size)
 }
 
 fn check_iter(file: &File) -> Result {

@@ -11,7 +11,7 @@ use super::{inject, Cache};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
-use crate::sys::time::Tick;
+use crate::sys::time::{tick, Tick};
 use crate::sys::trace::{self, Killed, Seen, Where};
 use core::sync::atomic::Ordering;
 use kernel::prelude::*;
@@ -50,14 +50,33 @@ fn take_down(object: &Object) {
             // no cache will know.
             object.cookie.clear(CookieFlag::LocalWrite);
         }
-    } else if let Err(error) = commit(object, &mut open) {
+    } else {
+        commit_at_end(object, &mut open, ended.is_some());
+    }
+    let_go(object, open);
+}
+
+/// Milliseconds in which nobody is thought to open, to write and to close a file. A disk that takes so long
+/// to name one is not well, or frozen.
+const HIDDEN_MS: u64 = 100;
+
+/// Stores attributes and name. While the cache is `ended`, FS-Cache does not note who begins to write to
+/// a file that is being committed; so that the next cache knows, we do, if somebody may have.
+fn commit_at_end(object: &Object, open: &mut CacheFile, ended: bool) {
+    let (began, uses) = (tick(), object.cookie.uses());
+    if let Err(error) = commit(object, open) {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
             object.debug_id,
             error.to_errno()
         );
     }
-    let_go(object, open);
+    let cookie = &object.cookie;
+    // Who has the file open hides who opens, writes, waits for that, and closes meanwhile.
+    let hidden = || began.is_older_than(HIDDEN_MS) && cookie.used_since(began);
+    if ended && (cookie.uses() != uses || hidden()) {
+        cookie.set(CookieFlag::LocalWrite);
+    }
 }
 
 /// Closes a file that is not served, or no longer. The daemon may remove it now.
@@ -209,7 +228,7 @@ impl Cache {
                 Some(cookie) => {
                     // Errors have been reported; the volume is rebuilt if need be.
                     let _ = volume.commit(&cookie.cookie());
-                    drop(volume.link.detach::<Volume>(&cookie));
+                    volume.link.detach(&cookie);
                     self.forget_volume(&volume);
                 }
                 // FS-Cache is freeing it, and calls `forget_volume` on its way.

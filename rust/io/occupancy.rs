@@ -54,12 +54,22 @@ pub(crate) fn prepare_read<O: Deref<Target = Object>>(
 }
 
 /// Whether the netfs's file was made shorter and the cache has not heard of it, as of a truncate(2) of
-/// a file that nobody has open: what was cut off must not come back when the file grows again. `to`:
+/// a file that is not in use: what was cut off must not come back when the file grows again. `to`:
 /// there is data in the cache's file up to there.
+///
+/// The netfs's zero point is where its file was cut, or where the data of its server ends, and rises with
+/// pages that it lets go of. So what the cache has behind it was cut before this service, or was
+/// written in it, which is behind what the file was found to hold.
+///
+/// Of a file that is distrusted the netfs calls what is behind its zero point zeros, and asks nobody. C
+/// serves what is cached, which hides from its users that netfs can lose track of its zero point, when
+/// two pages are let go of at once.
 fn was_cut_unheard(object: &Object, read: &ReadSubrequest<'_>, to: u64) -> bool {
+    let (size, zero_point) = (read.size_now(), read.zero_point());
     // The netfs's file grows before its cookie does. While it is being cut this is true for a moment
     // although we are about to hear of it, which costs what is cached, and no more.
-    read.size_now() < object.cookie.size() || to.min(read.size_now()) > read.zero_point()
+    let is_shorter = size < object.cookie.size();
+    is_shorter || (to.min(size) > zero_point && object.backing.valid_to() > zero_point)
 }
 
 /// Looks for the read's range in the file.
