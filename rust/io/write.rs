@@ -141,7 +141,8 @@ pub(crate) fn write(
 
 /// Writes the whole blocks of a subrequest (`cachefiles_issue_write()`).
 pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<'_>) {
-    if write.is_copy() && object.backing.copies.are_outdated() {
+    let is_copy = write.is_copy();
+    if is_copy && object.backing.copies.are_outdated() {
         // Nobody misses it: what was there has gone, and what is there now has nothing of it.
         let len = write.len();
         return write.finish(Ok(len));
@@ -153,8 +154,14 @@ pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<
         write.extendable(),
         BLOCK,
     );
+    // Of what is only copied nothing was there before.
+    let missed = |object: &Object| {
+        if !is_copy {
+            not_stored(object);
+        }
+    };
     if fit.head > 0 || fit.tail > 0 {
-        not_stored(&object);
+        missed(&object);
     }
     if fit.body == 0 {
         Count::Misfit.bump();
@@ -164,7 +171,8 @@ pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<
     write.skip(fit.head);
     write.extend(fit.more);
     let at = write.start();
-    if let Err(error) = prepare(&object, &file, at, fit.body, fit.body, true) {
+    if let Err(error) = try_prepare(&object, &file, at, fit.body, fit.body, true) {
+        missed(&object);
         return write.finish(Err(error));
     }
     write.submit(|from, done| submit(object, file, at, from, fit.body, fit.tail, done));
