@@ -44,6 +44,8 @@ pub struct Look {
     blocks: u64,
     /// Blocks that were granted since the beginning; goes round.
     granted: u64,
+    /// How often somebody who looked for another reason has told; goes round.
+    told: u32,
 }
 
 /// A look has begun. What was granted before is in what it finds, or counted as being written; but
@@ -52,6 +54,7 @@ pub struct Look {
 pub struct Begun {
     when: usize,
     granted: u64,
+    told: u32,
 }
 
 impl Look {
@@ -61,6 +64,7 @@ impl Look {
             when: now,
             blocks: 0,
             granted: 0,
+            told: 0,
         }
     }
 
@@ -85,6 +89,7 @@ impl Look {
         Begun {
             when: now,
             granted: self.granted,
+            told: self.told,
         }
     }
 
@@ -92,14 +97,21 @@ impl Look {
     /// are `blocks` to spare.
     pub fn found(&mut self, begun: Begun, own: u64, blocks: u64) {
         let since = self.granted.wrapping_sub(begun.granted);
+        let blocks = blocks.saturating_sub(since);
         self.granted = self.granted.wrapping_add(own);
+        if self.told != begun.told {
+            // What somebody has found meanwhile may be news.
+            self.blocks = self.blocks.saturating_sub(own).min(blocks);
+            return;
+        }
         // Also where somebody has begun later and told sooner: this one is as true, and older.
         self.when = begun.when;
-        self.blocks = blocks.saturating_sub(since);
+        self.blocks = blocks;
     }
 
     /// Somebody who looked for another reason has found no more than this.
     pub fn at_most(&mut self, blocks: u64) {
+        self.told = self.told.wrapping_add(1);
         self.blocks = self.blocks.min(blocks);
     }
 }

@@ -99,9 +99,8 @@ proptest! {
                 Step::Free { blocks } => spare += blocks as i64,
                 Step::Check { stroke } => {
                     spare -= stroke as i64;
+                    // Others may tell later of what they have found before.
                     look.at_most(u64::try_from(spare).unwrap_or(0));
-                    // What others began to look at before is not true any more.
-                    lookers = Default::default();
                 }
             }
         }
