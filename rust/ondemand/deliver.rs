@@ -24,6 +24,8 @@ struct Picked {
     object_id: u32,
     /// The number of the object's fd in the daemon's table, if it has one.
     fd: u32,
+    /// Whether it had been taken before.
+    again: bool,
 }
 
 impl RequestTable {
@@ -31,7 +33,7 @@ impl RequestTable {
     /// none (`cachefiles_ondemand_daemon_read()`).
     ///
     /// `EMSGSIZE` if the message does not fit, `EFAULT` if it cannot be copied, `EMFILE`, `ENFILE` or
-    /// `ENOMEM` if no fd can be made: the request is then as new as before, and no fd was made.
+    /// `ENOMEM` if no fd can be made: the request is new again, in its next turn, and no fd was made.
     /// `keep` is held by a new anonymous fd.
     pub(crate) fn deliver(
         self: &Arc<Self>,
@@ -72,6 +74,7 @@ impl RequestTable {
             object_id,
             // Under the lock that says that it is this one: another OPEN may make another one.
             fd: request.object.fd.load(Ordering::Relaxed),
+            again: request.progress.access(&table).taken,
             request,
         };
         let need = picked.message(0, 0).encoded_len(layout);
@@ -89,9 +92,10 @@ impl RequestTable {
     /// Makes a picked request new again, unless it is over. Its turn has been: one for which there
     /// is no fd, again and again, does not hold up those that could be delivered.
     fn put_back(&self, picked: &Picked) {
-        let table = self.lock().lock();
+        let mut table = self.lock().lock();
         if self.holds(&table, picked.id, &picked.request) {
             self.reqs.mark(picked.id);
+            picked.request.progress.access_mut(&mut table).taken = picked.again;
         }
         drop(table);
         self.pollers.wake();
