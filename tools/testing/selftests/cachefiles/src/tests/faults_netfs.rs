@@ -232,7 +232,7 @@ fn invalidating(lab: &Lab) -> Result<()> {
         scene.bind_again()?;
         nothing_in_use()?;
         let caller = Caller::load_reader(lab)?;
-        // C has the old data for the new: `netfs_caller:invalidation_that_fails`.
+        // C has the old data for the new: `netfs_invalidation:invalidation_that_fails`.
         let got = caller.read(DATA);
         if !lab.is_peer() || got.is_err() {
             nothing(got).context("the next one")?;

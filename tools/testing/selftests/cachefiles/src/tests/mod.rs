@@ -30,9 +30,11 @@ mod interop;
 mod netfs;
 mod netfs_cachefilesd;
 mod netfs_caller;
+mod netfs_caller_scene;
 mod netfs_compare;
 mod netfs_faults;
 mod netfs_files;
+mod netfs_invalidation;
 mod netfs_limits;
 mod netfs_pinned;
 mod netfs_reboot;
@@ -77,6 +79,7 @@ pub const GROUPS: &[&Group] = &[
     &netfs::MORE,
     &netfs_cachefilesd::GROUP,
     &netfs_caller::GROUP,
+    &netfs_invalidation::GROUP,
     &netfs_limits::GROUP,
     &netfs_compare::GROUP,
     &netfs_faults::GROUP,

@@ -3,45 +3,39 @@
 //! The operations that no netfs of 6.12 calls, called by a module that is a netfs for that alone
 //! (`netfs_caller/`).
 
-use super::eviction::{bound, give_back, take_space};
+use super::{
+    eviction::{bound, give_back, take_space},
+    netfs_caller_scene::{cookie_becomes, has_nothing, Scene, K},
+};
 use crate::{
     backing::Frozen,
-    cachefilesd::{at_rest, nothing_in_use, CookieLine, Counters, Keeper, Known},
+    cachefilesd::{nothing_in_use, Counters, Keeper, Known},
     caller::Caller,
     claim::{cache_files, only_file_is_marked},
-    disk::Disk,
     error_injection::{with, IO_ERROR, NO_SPACE},
     group,
-    kernel::{drop_caches, Module},
+    kernel::drop_caches,
     ktap::Skip,
     lab::{eventually, Lab},
     stage::expect_error,
-    trace::traced,
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{cache::limits::Levels, Errno};
-use std::{fs, io, ops::Range, path::Path, thread, time::Duration};
+use std::{fs, io, ops::Range, thread, time::Duration};
 
 group!("netfs_caller":
     occupancy_of_a_file_with_holes,
     occupancy_of_nothing,
     prepared_to_be_rewritten,
     prepared_when_space_is_short,
-    invalidated_under_a_read,
-    invalidated_under_a_write,
-    invalidated_again_before_a_write_begins,
-    invalidated_between_a_read_and_its_copy,
-    invalidated_while_the_file_is_made,
-    invalidation_that_fails,
     read_that_cannot_begin,
     written_to_without_a_cache,
     in_use_when_the_cache_goes,
+    written_to_while_the_cache_goes,
     marked_also_during_the_lookup,
     lookup_that_fails_under_an_operation,
     written_to_after_a_failed_lookup,
 );
-
-const K: u64 = 1 << 10;
 
 /// The first data of a range, for ranges that begin and end in data and in holes.
 fn occupancy_of_a_file_with_holes(lab: &Lab) -> Result<()> {
@@ -185,254 +179,6 @@ fn prepared_when_space_is_short(lab: &Lab) -> Result<()> {
     Ok(caller.read(0..32 * K)?)
 }
 
-/// There must be nothing in the first 64 KiB.
-fn has_nothing(caller: &Caller) -> Result<()> {
-    let got = caller.occupancy(&(0..64 * K), 4 * K);
-    expect_error(got, Errno::NODATA, "what there is")
-}
-
-/// What a cache on a disk that can be held has for the caller.
-struct Scene<'a> {
-    caller: Option<Caller>,
-    keeper: Keeper,
-    _module: Module,
-    fs: crate::backing::Backing,
-    disk: Disk,
-    lab: &'a Lab,
-}
-
-impl Scene<'_> {
-    fn new(lab: &Lab) -> Result<Scene<'_>> {
-        let disk = Disk::new("cachefiles-held", 64)?;
-        let fs = disk.format_and_mount(lab.base())?;
-        let module = Module::load(lab.module())?;
-        let keeper = Keeper::plain(fs.dir())?;
-        Ok(Scene {
-            caller: Some(Caller::load(lab)?),
-            keeper,
-            _module: module,
-            fs,
-            disk,
-            lab,
-        })
-    }
-
-    fn caller(&self) -> Result<&Caller> {
-        self.caller.as_ref().context("no caller")
-    }
-
-    /// The netfs goes and comes back, by which the file gets its name.
-    fn named(&mut self) -> Result<()> {
-        self.caller = None;
-        let named = |dir: &Path| cache_files(dir).len() == 1;
-        eventually("the file has a name", || named(self.fs.dir()))?;
-        self.caller = Some(Caller::load(self.lab)?);
-        Ok(())
-    }
-
-    /// Invalidates the file while `work` is at the disk, which moves this counter; what `work` says.
-    fn invalidated_under(
-        &self,
-        counter: &str,
-        work: impl FnOnce(&Caller) -> io::Result<()> + Send,
-    ) -> Result<io::Result<()>> {
-        let caller = self.caller()?;
-        let before = Counters::now()?;
-        let held = self.disk.hold()?;
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| work(caller));
-            let begun = eventually("the disk is asked", || {
-                Counters::now().is_ok_and(|now| now.since(&before).get(counter) > 0)
-            });
-            let said = begun.and_then(|()| Ok(caller.invalidate()?));
-            drop(held);
-            let got = worker.join().ok().context("the thread panicked");
-            said.and(got)
-        })
-    }
-
-    /// The old file is gone, and what is stored from now on is in another one.
-    fn begins_anew(&self) -> Result<()> {
-        let caller = self.caller()?;
-        has_nothing(caller)?;
-        eventually("the old file is gone", || {
-            cache_files(self.fs.dir()).is_empty()
-        })?;
-        caller.write(0..8 * K)?;
-        caller.read(0..8 * K)?;
-        let got = caller.occupancy(&(0..64 * K), 4 * K)?;
-        ensure!(got == (0..8 * K), "{got:?} of a new file with two blocks");
-        Ok(())
-    }
-
-    /// Does this to a file that has no name yet, and to one that has.
-    fn with_both(&mut self, case: impl Fn(&Self) -> Result<()>) -> Result<()> {
-        for named in [false, true] {
-            self.caller()?.rewrite(0..64 * K)?;
-            if named {
-                self.named()?;
-            }
-            self.caller()?.read(0..64 * K)?;
-            let trace = traced(|| case(self))?.join("\n");
-            for (event, wanted) in [("tmpfile", true), ("unlink", named)] {
-                let seen = trace.contains(&format!("cachefiles_{event}: "));
-                ensure!(
-                    seen == wanted,
-                    "named: {named}; {event} in the trace: {seen}:\n{trace}"
-                );
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Who reads while everything becomes invalid does not get it, and an empty file takes the place of
-/// the old one.
-fn invalidated_under_a_read(lab: &Lab) -> Result<()> {
-    Scene::new(lab)?.with_both(|scene| {
-        let got = scene.invalidated_under("IO.rd", |caller| caller.read(0..64 * K))?;
-        // Ours is one that came short.
-        let error = if lab.is_peer() {
-            Errno::STALE
-        } else {
-            Errno::IO
-        };
-        expect_error(got, error, "a read of what has become invalid")?;
-        scene.begins_anew()
-    })
-}
-
-/// What was being written when everything became invalid is not found in the new file.
-fn invalidated_under_a_write(lab: &Lab) -> Result<()> {
-    Scene::new(lab)?.with_both(|scene| {
-        // The first write to a file with a name waits for its mark.
-        scene.caller()?.rewrite(0..64 * K)?;
-        scene
-            .invalidated_under("IO.wr", |caller| caller.rewrite(0..64 * K))?
-            .context("a write into the old file")?;
-        scene.begins_anew()
-    })
-}
-
-/// If no empty file can be made, the old one is not kept under what the netfs says now.
-fn invalidation_that_fails(lab: &Lab) -> Result<()> {
-    let mut scene = Scene::new(lab)?;
-    scene.caller()?.write(0..64 * K)?;
-    scene.named()?;
-    with(NO_SPACE, || -> Result<()> {
-        let caller = scene.caller()?;
-        caller.invalidate()?;
-        let got = caller.occupancy(&(0..64 * K), 4 * K);
-        expect_error(got, Errno::NOBUFS, "a file that could not be exchanged")
-    })??;
-    scene.caller = None;
-    scene.caller = Some(Caller::load(lab)?);
-    if lab.is_peer() {
-        // C has the old data for the new.
-        return Ok(scene.caller()?.read(0..64 * K)?);
-    }
-    scene.begins_anew()
-}
-
-/// What is written in an operation that began before the last invalidation does not get into the new
-/// file: C takes it.
-fn invalidated_again_before_a_write_begins(lab: &Lab) -> Result<()> {
-    let scene = Scene::new(lab)?;
-    let caller = scene.caller()?;
-    caller.write(0..64 * K)?;
-    // No new file can be made until the file system is thawed.
-    let frozen = Frozen::new(scene.fs.dir())?;
-    let got = thread::scope(|scope| -> Result<io::Result<()>> {
-        let once = caller.invalidate();
-        let writer = scope.spawn(|| caller.write(0..64 * K));
-        // It is waiting by then.
-        thread::sleep(Duration::from_millis(50));
-        let again = caller.invalidate();
-        drop(frozen);
-        once?;
-        again?;
-        writer.join().ok().context("the thread panicked")
-    })?;
-    if lab.is_peer() {
-        got?;
-        return Ok(caller.read(0..64 * K)?);
-    }
-    expect_error(got, Errno::NOBUFS, "a write of what has become invalid")?;
-    has_nothing(caller)
-}
-
-/// What the server gave before an invalidation is not stored after it.  `caller` has been told that
-/// what it is about to read is to be stored, and the invalidation has come since.
-fn not_stored_any_more(lab: &Lab, caller: &Caller) -> Result<()> {
-    let got = caller.write(0..64 * K);
-    if lab.is_peer() {
-        // The old data is what is read from now on.
-        got?;
-        caller.command("end")?;
-        return Ok(caller.read(0..64 * K)?);
-    }
-    expect_error(got, Errno::NOBUFS, "a copy of what has become invalid")?;
-    let got = caller.read(0..64 * K);
-    expect_error(got, Errno::NODATA, "what was not stored")?;
-    caller.command("end")?;
-    // What is read from now on is.
-    caller.write(0..64 * K)?;
-    Ok(caller.read(0..64 * K)?)
-}
-
-/// netfs stores what it has read in another operation, which begins when the data has come.
-fn invalidated_between_a_read_and_its_copy(lab: &Lab) -> Result<()> {
-    let cache = lab.cache()?;
-    let _keeper = Keeper::plain(cache.dir())?;
-    let caller = Caller::load_reader(lab)?;
-    // Both of a file that is new and of one that has data elsewhere.
-    for stored in [None, Some(512 * K..576 * K)] {
-        if let Some(range) = stored {
-            caller.write(range)?;
-        }
-        at_rest()?;
-        caller.command("begin")?;
-        for at in [0, 32 * K] {
-            ensure!(
-                caller.is_to_be_stored(at..at + 32 * K)?,
-                "not to be stored from {at}"
-            );
-        }
-        caller.invalidate()?;
-        caller.invalidate()?;
-        at_rest()?;
-        not_stored_any_more(lab, &caller)?;
-        caller.invalidate()?;
-        at_rest()?;
-    }
-    Ok(())
-}
-
-/// FS-Cache does not tell the cache of an invalidation while it makes the file.
-fn invalidated_while_the_file_is_made(lab: &Lab) -> Result<()> {
-    let cache = lab.cache()?;
-    let _keeper = Keeper::plain(cache.dir())?;
-    // The volume's directories are there, and the file is not.
-    drop(Caller::load(lab)?);
-    nothing_in_use()?;
-    for file in cache_files(cache.dir()) {
-        fs::remove_file(file)?;
-    }
-    let caller = Caller::load_idle(lab)?;
-    let frozen = Frozen::new(cache.dir())?;
-    caller.command("use")?;
-    cookie_becomes('C')?;
-    caller.command("begin")?;
-    ensure!(
-        caller.is_to_be_stored(0..64 * K)?,
-        "the first read is not to be stored"
-    );
-    caller.invalidate()?;
-    drop(frozen);
-    at_rest()?;
-    not_stored_any_more(lab, &caller)
-}
-
 /// A netfs that fills the cache itself is told of a read that cannot begin as of one that came short:
 /// then it asks the server.
 fn read_that_cannot_begin(lab: &Lab) -> Result<()> {
@@ -504,6 +250,50 @@ fn in_use_when_the_cache_goes(lab: &Lab) -> Result<()> {
     scene.begins_anew()
 }
 
+/// Who begins to write while the file is being committed for the last time, and has done before the cache
+/// is gone: FS-Cache does not note that.
+fn written_to_while_the_cache_goes(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(
+            Skip("C makes a file on a frozen file system, of which ext4 warns".to_owned()).into(),
+        );
+    }
+    for read_meanwhile in [false, true] {
+        let mut scene = Scene::new(lab)?;
+        scene.caller = None;
+        nothing_in_use()?;
+        for file in cache_files(scene.fs.dir()) {
+            fs::remove_file(file)?;
+        }
+        scene.caller = Some(Caller::load_reader(lab)?);
+        let caller = scene.caller.as_ref().context("no caller")?;
+        caller.write(0..64 * K)?;
+        if !read_meanwhile {
+            caller.command("unuse")?;
+        }
+        // The new file cannot get its name until the file system is thawed.
+        let frozen = Frozen::new(scene.fs.dir())?;
+        let keeper = &mut scene.keeper;
+        thread::scope(|scope| -> Result<()> {
+            let ending = scope.spawn(|| keeper.stop());
+            let written = cookie_becomes('W').and_then(|()| {
+                caller.command("write-use")?;
+                Ok(caller.command("unuse")?)
+            });
+            // As long as a disk takes that is not well.
+            thread::sleep(Duration::from_millis(200));
+            drop(frozen);
+            ending.join().ok().context("the thread panicked")??;
+            written
+        })?;
+        scene.keeper = Keeper::plain(scene.fs.dir())?;
+        scene.caller()?.command("use")?;
+        let begins = scene.begins_anew();
+        begins.with_context(|| format!("read meanwhile: {read_meanwhile}"))?;
+    }
+    Ok(())
+}
+
 /// A file is marked before it is written to, also if FS-Cache did not say that it would be, because it
 /// was being looked up.
 fn marked_also_during_the_lookup(lab: &Lab) -> Result<()> {
@@ -531,17 +321,6 @@ fn marked_also_during_the_lookup(lab: &Lab) -> Result<()> {
         "a file without a mark was written to"
     );
     Ok(())
-}
-
-/// Waits until the only cookie is in this state.
-fn cookie_becomes(state: char) -> Result<()> {
-    let mut seen = Ok(vec![]);
-    eventually("the state", || {
-        seen = CookieLine::all();
-        seen.as_ref()
-            .is_ok_and(|cookies| cookies.iter().any(|cookie| cookie.state == state))
-    })
-    .with_context(|| format!("the cookie shall be in state {state}: {seen:?}"))
 }
 
 /// What FS-Cache is doing with its volumes.
