@@ -298,6 +298,25 @@ fn address(text: &str) -> Result<u64> {
         .with_context(|| format!("{text:?} is no address"))
 }
 
+/// How many allocations there must have been to fail.
+#[derive(Clone, Copy)]
+pub struct Fewest {
+    slab: u32,
+    pages: u32,
+}
+
+impl From<u32> for Fewest {
+    fn from(slab: u32) -> Self {
+        Fewest { slab, pages: 0 }
+    }
+}
+
+impl From<(u32, u32)> for Fewest {
+    fn from((slab, pages): (u32, u32)) -> Self {
+        Fewest { slab, pages }
+    }
+}
+
 /// How many allocations are failed one by one before some are left out.
 const ALL_OF: u32 = 12;
 
@@ -309,7 +328,7 @@ const ALL_OF: u32 = 12;
 /// all where CI is set, which has the time, unless they are the same hundreds of times over.
 pub fn each_allocation(
     what: &str,
-    at_least: u32,
+    at_least: impl Into<Fewest>,
     stride: u32,
     mut round: impl FnMut(&mut Fault) -> Result<()>,
 ) -> Result<()> {
@@ -337,9 +356,10 @@ pub fn each_allocation(
         "{what}: failed, one at a time, {slab} of the first {last_slab} allocations from the slab \
          and {page} of the first {last_page} of pages"
     );
+    let at_least = at_least.into();
     ensure!(
-        last_slab >= at_least,
-        "{what}: only {last_slab} allocations could be failed"
+        last_slab >= at_least.slab && last_page >= at_least.pages,
+        "{what}: only {last_slab} allocations, and {last_page} of pages, could be failed"
     );
     Ok(())
 }

@@ -7,7 +7,10 @@
 //! makes it fail.  Never here: what is tested.
 
 use crate::{
-    kernel::count_allocations, lab::Lab, lab::Leftovers, patience::patiently, protocol, tests,
+    kernel::{allocations, count_allocations, RUST},
+    lab::{Lab, Leftovers},
+    patience::{is_debug_kernel, patiently},
+    protocol, tests,
 };
 use cachefiles_client::Layout;
 use std::{
@@ -175,6 +178,11 @@ pub fn run_group(name: &str) -> ExitCode {
         return ExitCode::FAILURE;
     }
     count_allocations(true);
+    // The debug kernel has kmemleak.
+    if in_ci() && !is_debug_kernel() && allocations(RUST).is_none() {
+        eprintln!("the kernel does not count memory (CONFIG_MEM_ALLOC_PROFILING)");
+        return ExitCode::FAILURE;
+    }
     println!("KTAP version 1");
     println!("1..{}", cases.len());
     let mut failed = 0;

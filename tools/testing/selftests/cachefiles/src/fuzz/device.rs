@@ -46,10 +46,10 @@ impl Actor {
     pub(super) fn receive(&mut self) -> Option<Asked> {
         let device = self.session.device(&mut self.random)?;
         let mut buf = [0; MSG_MAX];
-        let result = read(&device, &mut buf).map_err(io::Error::from);
-        let len = match self.note("read", result) {
-            None | Some(0) => return None,
-            Some(len) => len,
+        let len = match read(&device, &mut buf).map_err(io::Error::from) {
+            // That there is nothing is not counted: the daemon asks all the time.
+            Ok(0) => return None,
+            result => self.note("read", result)?,
         };
         self.take_in(buf.get(..len)?)
     }
@@ -158,12 +158,12 @@ impl Actor {
         };
         let mut buf = vec![0; len];
         let result = read(&device, &mut buf).map_err(io::Error::from);
-        match self.note("read into another buffer", result) {
-            None | Some(0) => {}
-            Some(len) => {
-                if let Some(asked) = buf.get(..len).and_then(|bytes| self.take_in(bytes)) {
-                    self.session.add_asked(asked);
-                }
+        if matches!(result, Ok(0)) {
+            return;
+        }
+        if let Some(len) = self.note("read into another buffer", result) {
+            if let Some(asked) = buf.get(..len).and_then(|bytes| self.take_in(bytes)) {
+                self.session.add_asked(asked);
             }
         }
     }

@@ -6,14 +6,15 @@
 use crate::{
     blob::{pattern, Aligned},
     daemon::{Blobs, Daemon, Event, Manner, Read},
+    disk::Disk,
     group,
     image::BLOCK,
-    kernel::try_unload,
+    kernel::{try_unload, Module},
     ktap::Skip,
     lab::{eventually, Lab},
     limit::Lowered,
     mount::Mount,
-    patience::SOON,
+    patience::{numbered, sleeps, SOON},
     raw,
     stage::{self, expect_data, expect_error, join, read_block, read_block_here, Stage, SIZE},
 };
@@ -26,7 +27,7 @@ use rustix::{
 use std::{
     fs::File,
     ops::Range,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::FileExt},
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -46,6 +47,7 @@ group!("anon_fd":
     outlives_the_device,
     writes_race_with_unmount,
     unaligned_buffer,
+    unaligned_write_shows_nothing_early,
     large_write,
     write_cut_in_a_block,
     written_from_a_mapping_of_the_image,
@@ -307,6 +309,60 @@ fn writes_race_with_unmount(lab: &Lab) -> Result<()> {
         ensure!(writer.join().is_ok(), "the writer panicked");
     }
     Ok(())
+}
+
+/// While a long write from an odd address is under way, a backup reads what has not been written yet.
+/// That is not data, neither then nor later.
+fn unaligned_write_shows_nothing_early(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C refuses such a write".to_owned()).into());
+    }
+    let disk = Disk::new("cachefiles-held", 64)?;
+    let fs = disk.format_and_mount(lab.base())?;
+    let _module = Module::load(lab.module())?;
+    let daemon = Daemon::start(fs.dir(), stage::blobs(Manner::ManualReads))?;
+    let mut mount = Mount::new(lab.base(), "meta")?;
+    drop(fd_of(&daemon, &mount.path("file"))?);
+    // The file gets its name at the first unmount.
+    mount.unmount()?;
+    let path = crate::layout::file(fs.dir(), "erofs,meta", b"blob")?;
+    eventually("the cache file", || path.exists())?;
+    mount = Mount::new(lab.base(), "meta")?;
+    let reader = read_block(&mount.path("file"), 1);
+    let read = daemon.read()?;
+    answer(&read)?;
+    expect_data(join(reader)?, 1)?;
+    let fd = read.object;
+    let mut bytes = vec![0; 1 + SIZE as usize];
+    pattern(stage::SEED, 0, &mut bytes[1..]);
+    let last = stage::BLOCKS - 1;
+    let backup = File::open(&path)?;
+    let held = disk.hold()?;
+    thread::scope(|scope| -> Result<()> {
+        let (writer, writes) = numbered(scope, || fd.write_all_at(&bytes[1..], 0));
+        let begun = eventually("the disk is asked to write", || sleeps(writes));
+        let mut block = [0; BLOCK as usize];
+        let copied = backup.read_exact_at(&mut block, u64::from(last) * BLOCK);
+        // The file is the writer's until the next block, and then the reader's.
+        let file = mount.path("file");
+        let (reader, reads) = numbered(scope, move || read_block_here(&file, last));
+        let queued = eventually("the reader waits for the writer", || sleeps(reads));
+        drop(held);
+        while !reader.is_finished() {
+            if let Ok(read) = daemon.read_within(Duration::from_millis(5)) {
+                while !writer.is_finished() {
+                    thread::yield_now();
+                }
+                read.object.complete_read(read.msg_id)?;
+            }
+        }
+        writer.join().ok().context("the writer panicked")??;
+        expect_data(reader.join().ok().context("the reader panicked")?, last)?;
+        copied?;
+        begun.and(queued)
+    })?;
+    drop(fd);
+    mount.unmount()
 }
 
 /// A buffer that direct I/O does not take is the daemon's usual mistake.

@@ -8,6 +8,7 @@ use crate::{
     group,
     image::BLOCK,
     lab::{eventually, Lab},
+    patience::SOON,
     protocol::spoken,
     stage::{self, expect_data, expect_error, read_block, SIZE},
 };
@@ -40,14 +41,15 @@ fn cve_2024_40899(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let hand = Hand::bind(&cache)?;
     let mut last = 0;
+    // How often an OPEN has to be read: on C a second fd is refused with EEXIST, and the OPEN with it.
+    let enough = if lab.is_peer() { 1 } else { 2 };
     for round in rounds() {
         last = round;
-        let newest = Arc::new(Mutex::new(None));
-        let (device, seen) = (hand.device()?, Arc::clone(&newest));
+        let seen = Arc::new(Mutex::new(vec![]));
+        let (device, seeing) = (hand.device()?, Arc::clone(&seen));
         let reader = Again::and_again(move || {
-            // On C a second fd is refused with EEXIST, and the OPEN with it.
             if let Ok(Some(request)) = device.next_request() {
-                *lock(&seen) = Some(request.msg_id());
+                lock(&seeing).push(request.msg_id());
             }
             breathe();
         });
@@ -58,11 +60,15 @@ fn cve_2024_40899(lab: &Lab) -> Result<()> {
         });
         let mount = mounting(lab, "meta", "");
         eventually("the OPEN is read, or the mount fails", || {
-            lock(&newest).is_some() || mount.is_finished()
+            lock(&seen).len() >= enough || mount.is_finished()
         })?;
-        let id = *lock(&newest);
-        if let Some(id) = id {
-            let _ = hand.device()?.open_reply(id, Err(Errno::NOENT));
+        let ids = lock(&seen).clone();
+        ensure!(
+            lab.is_peer() || (ids.len() >= enough && ids.iter().all(|id| *id == ids[0])),
+            "the OPEN was read as {ids:?}"
+        );
+        if let Some(id) = ids.last() {
+            let _ = hand.device()?.open_reply(*id, Err(Errno::NOENT));
         }
         ensure!(
             at_once("a refused mount", mount)?.is_err(),
@@ -114,14 +120,17 @@ fn cve_2024_41074(lab: &Lab) -> Result<()> {
     let reader = scene.reader(3);
     let read = scene.hand.read()?;
     drop(std::mem::replace(&mut scene.blob.object, dummy()?));
-    thread::sleep(MOMENT);
     if lab.is_peer() {
+        thread::sleep(MOMENT);
         // C delivers the READ again, and asks for a new OPEN, only after these two.
         device.restore()?;
+        // A read into nothing takes no request, but has C queue the reopening.
+        let _ = device.read_bytes(&mut []);
+        thread::sleep(MOMENT);
+    } else {
+        // Nothing else is new: what there is to read is the OPEN.
+        ensure!(device.wait(Some(*SOON))?, "no OPEN came");
     }
-    // A read into nothing takes no request, but has C queue the reopening.
-    let _ = device.read_bytes(&mut []);
-    thread::sleep(MOMENT);
     for id in 1..8 {
         let got = device.open_reply(read.msg_id.wrapping_add(id), Ok(SIZE));
         if lab.is_peer() {
@@ -132,6 +141,11 @@ fn cve_2024_41074(lab: &Lab) -> Result<()> {
         }
     }
     scene.blob = scene.hand.opened()?;
+    let ahead = scene.blob.msg_id.wrapping_sub(read.msg_id);
+    ensure!(
+        lab.is_peer() || (1..8).contains(&ahead),
+        "the OPEN is {ahead} behind the READ: none of the copens was for it"
+    );
     scene.hand.read()?.answer(&scene.blob.object)?;
     expect_data(scene.hand.until_done(reader)?, 3)?;
     scene.still_serves(4)
@@ -198,16 +212,29 @@ fn anon_fd_closed_during_copen(lab: &Lab) -> Result<()> {
     for round in rounds() {
         let mount = hand.mount(lab, "meta")?;
         let open = hand.open()?;
-        let object = open.object;
-        let closer = thread::spawn(move || {
-            // Not always on the same side of copen.
-            thread::sleep(Duration::from_micros(u64::from(round % 2) * 500));
-            drop(object);
-        });
-        thread::sleep(Duration::from_micros(u64::from(round % 4) * 300));
+        let (device, object) = (hand.device()?, open.object);
         // It succeeds also if the fd was faster: then it is the lookup that fails.
-        hand.device()?.open_reply(open.msg_id, Ok(SIZE))?;
-        ensure!(closer.join().is_ok(), "the closing thread panicked");
+        let answer = || device.open_reply(open.msg_id, Ok(SIZE));
+        match round % 4 {
+            // On either side of copen for certain, and at about the same time.
+            0 => {
+                drop(object);
+                answer()?;
+            }
+            1 => {
+                answer()?;
+                drop(object);
+            }
+            moment => {
+                let closer = thread::spawn(move || {
+                    thread::sleep(Duration::from_micros(u64::from(round % 8) * 100));
+                    drop(object);
+                });
+                thread::sleep(Duration::from_micros(u64::from(moment) * 150));
+                answer()?;
+                ensure!(closer.join().is_ok(), "the closing thread panicked");
+            }
+        }
         let block = round % stage::BLOCKS;
         let reader = read_block(&mount.file(), block);
         hand.serve_all_now(true);
@@ -225,6 +252,10 @@ fn anon_fd_closed_during_copen(lab: &Lab) -> Result<()> {
         mount.unmount()?;
     }
     println!("closed before copen in {early} rounds, after it in {late}");
+    ensure!(
+        early > 0 && late > 0,
+        "it was always the same side of copen"
+    );
     Ok(())
 }
 
@@ -330,46 +361,36 @@ fn busy_object_starves_nobody(lab: &Lab) -> Result<()> {
     let quiet = busy.hand.opened()?;
     // What the image's own metadata needs is fetched before it counts.
     served(&busy.hand, &quiet.object, &mount.file(), 63)?;
-    let mut readers: Vec<_> = (0..BUSY).map(|block| (block, busy.reader(block))).collect();
+    let readers: Vec<_> = (0..BUSY).map(|block| (block, busy.reader(block))).collect();
     let mut held = vec![];
     for _ in 0..BUSY {
         held.push(busy.hand.read()?);
     }
     let patient = read_block(&mount.file(), 0);
-    thread::sleep(MOMENT);
-    // Each answer brings the next READ of the busy object.
+    let device = busy.hand.device()?;
+    ensure!(device.wait(Some(*SOON))?, "no READ came");
+    // With this all of them are new, and the busy object's come first in the table.
     let mut turns = 0;
-    let mut next = BUSY;
-    loop {
-        let answered = held.pop().context("nothing to answer")?;
-        answered.answer(&busy.blob.object)?;
-        readers.push((next, busy.reader(next)));
-        next += 1;
-        thread::sleep(Duration::from_millis(5));
+    let read = loop {
+        device.restore()?;
         let read = busy.hand.read()?;
         if read.object_id == quiet.object_id {
-            read.answer(&quiet.object)?;
-            break;
+            break read;
         }
-        held.push(read);
         turns += 1;
         ensure!(
-            turns < 2 * BUSY,
+            turns <= BUSY,
             "{turns} READs of one object before the first of the other"
         );
-    }
+    };
     println!("{turns} READs of the busy object came first");
+    read.answer(&quiet.object)?;
     expect_data(busy.hand.until_done(patient)?, 0)?;
     for read in held {
         read.answer(&busy.blob.object)?;
     }
-    while readers.iter().any(|(_, reader)| !reader.is_finished()) {
-        if let Ok(read) = busy.hand.read_within(MOMENT) {
-            read.answer(&busy.blob.object)?;
-        }
-    }
     for (block, reader) in readers {
-        expect_data(stage::join(reader)?, block)?;
+        expect_data(busy.hand.until_done(reader)?, block)?;
     }
     Ok(())
 }

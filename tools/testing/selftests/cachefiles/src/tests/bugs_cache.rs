@@ -3,7 +3,7 @@
 //! What broke in C in the cache itself: volumes, culling, binding, and what the daemon writes.
 //! Each case is named after the CVE, or the title, of Documentation/known-bugs.rst.
 
-use super::bugs_scene::{breathe, bytes, mounting, rounds, served, Again, Hand, Scene};
+use super::bugs_scene::{breathe, bytes, mounting, rounds, served, Again, Hand, Scene, MOMENTS};
 use crate::{
     error_injection::{Injection, IO_ERROR, NO_SPACE},
     group,
@@ -24,7 +24,10 @@ use std::{
     os::fd::AsFd,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc,
+    },
     thread,
     time::Duration,
 };
@@ -110,13 +113,26 @@ fn nothing_is_held(hand: &Arc<Hand>, mut cache: crate::lab::Cache) -> Result<()>
 fn cve_2024_49870(lab: &Lab) -> Result<()> {
     let (hand, cache, _) = filled(lab)?;
     let device = hand.device()?;
+    let counts = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
+    let counted = Arc::clone(&counts);
     let culler = Again::and_again(move || {
-        // Busy, gone, or done.
-        let _ = device.command(b"cull Dblob");
+        match device.command(b"cull Dblob") {
+            Ok(()) => {
+                let culled = counted.0.fetch_add(1, Ordering::SeqCst);
+                // So that a lookup finds what is named next: before, while or after it is culled.
+                thread::sleep(Duration::from_millis(u64::from(culled % MOMENTS) * 2));
+            }
+            Err(error) if errno(&error) == Some(Errno::BUSY) => {
+                counted.1.fetch_add(1, Ordering::SeqCst);
+            }
+            // It has gone.
+            Err(_) => (),
+        }
         breathe();
     });
-    let mut failed = 0;
-    for _ in rounds() {
+    let (mut failed, mut last) = (0, 0);
+    for round in rounds() {
+        last = round;
         let mount = hand
             .until_done(mounting(lab, "meta", ""))?
             .context("a mount under culling")?;
@@ -129,7 +145,13 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
         mount.unmount()?;
     }
     drop(culler);
-    println!("{failed} reads failed");
+    let (culled, busy) = (&counts.0, &counts.1);
+    println!("{failed} of {last} reads failed; culled: {culled:?}, busy: {busy:?}");
+    let is_some = |count: &AtomicU32| count.load(Ordering::SeqCst) > 0;
+    ensure!(
+        is_some(culled) && is_some(busy) && failed <= last / 2,
+        "there was no race of a lookup and a cull"
+    );
     fill(lab, &hand, "meta").context("after the race")?;
     nothing_is_held(&hand, cache)
 }

@@ -74,9 +74,11 @@ fn cve_2024_39510(lab: &Lab) -> Result<()> {
     };
     let (first, second) = (reader()?, reader()?);
     let (device, now) = (hand.device()?, Arc::clone(&restoring));
+    let restored = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&restored);
     let restorer = Again::and_again(move || match now.load(Ordering::SeqCst) {
-        true => drop(device.restore()),
-        false => breathe(),
+        true if device.restore().is_ok() => drop(counted.fetch_add(1, Ordering::SeqCst)),
+        _ => breathe(),
     });
     let mut last = 0;
     for round in rounds() {
@@ -90,9 +92,11 @@ fn cve_2024_39510(lab: &Lab) -> Result<()> {
     }
     drop((first, second, restorer));
     let twice = lock(&closes).values().filter(|count| **count > 1).count();
-    println!(
-        "{last} rounds, {} objects closed, {twice} of them twice",
-        lock(&closes).len()
+    let (closed, restored) = (lock(&closes).len(), restored.load(Ordering::SeqCst));
+    println!("{last} rounds, {closed} objects closed, {twice} of them twice, {restored} restores");
+    ensure!(
+        closed >= last as usize && restored > 0,
+        "there was no race of a CLOSE and `restore`"
     );
     // C may deliver a CLOSE again that is just being delivered.
     ensure!(
@@ -350,14 +354,15 @@ fn cve_2024_56549(lab: &Lab) -> Result<()> {
         });
         let fd = Arc::clone(&object);
         let seeker = Again::and_again(move || drop(fd.seek(SeekFrom::Data(0))));
+        let count = |of: &AtomicU32| of.load(Ordering::SeqCst);
+        eventually("a write in time", || count(&counts.0) > 0)?;
         thread::sleep(Duration::from_micros(u64::from(round % 8) * 300));
         mount.unmount()?;
-        hand.until("the object is gone", || {
-            object.write_at(&bytes(0, BLOCK), 0).is_err()
-        })?;
+        // The object is gone then.
+        hand.until("a late write", || count(&counts.1) > 0)?;
         drop((writer, seeker));
-        good += counts.0.load(Ordering::SeqCst);
-        late += counts.1.load(Ordering::SeqCst);
+        good += count(&counts.0);
+        late += count(&counts.1);
         expect_error(
             object.write_at(&bytes(0, BLOCK), 0),
             Errno::NOBUFS,

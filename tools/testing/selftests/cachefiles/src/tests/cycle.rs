@@ -1,27 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Over and over: loading, binding, mounting, reading, unmounting and unloading leave the kernel
-//! as it was.
+//! as it was.  The cache is on a disk whose interrupts complete what is read.
 
+use super::bugs_scene::rounds;
 use crate::{
     backing::Backing,
     daemon::{Daemon, Manner},
     group,
+    image::BLOCK,
     kernel::{allocations, drop_caches, meminfo, Module, RUST},
     ktap::in_ci,
-    lab::Lab,
+    lab::{eventually, Lab},
     mount::Mount,
-    stage::{self, expect_data, expect_error, read_block_here},
+    stage::{self, expect_data, expect_error, expect_file, read_block_here},
 };
-use anyhow::{bail, Result};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno};
-use std::{thread, time::Duration};
+use rustix::fs::{fadvise, Advice};
+use std::{
+    fs::File,
+    num::NonZeroU64,
+    os::unix::fs::FileExt,
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    thread,
+    time::Duration,
+};
 
 group!("cycle":
     load_and_unload,
     bind_and_close,
     failed_binds,
     mounts_under_one_daemon,
+    reads_in_flight_when_all_ends,
 );
 
 /// Where a round asks for memory: our module or C's, what uses them, and the kernel on their behalf.
@@ -167,4 +178,84 @@ fn mounts_under_one_daemon(lab: &Lab) -> Result<()> {
         expect_data(read_block_here(&mount.path("file"), block), block)?;
         mount.unmount()
     })
+}
+
+/// Readers who have the disk asked for one block after the other, and what they have got.
+#[derive(Default)]
+struct Readers {
+    over: AtomicBool,
+    right: AtomicU32,
+    failed: AtomicU32,
+}
+
+impl Readers {
+    /// Reads until it is over; whatever is read must be right.
+    fn read(&self, file: &File, first: u32) -> Result<()> {
+        fadvise(file, 0, None, Advice::Random)?;
+        let mut block = first;
+        while !self.over.load(Ordering::SeqCst) {
+            block = (block + 1) % stage::BLOCKS;
+            let at = u64::from(block) * BLOCK;
+            fadvise(file, at, NonZeroU64::new(BLOCK), Advice::DontNeed)?;
+            let mut bytes = vec![0; BLOCK as usize];
+            match file.read_exact_at(&mut bytes, at) {
+                Ok(()) => {
+                    expect_data(Ok(bytes), block)?;
+                    self.right.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(_) => drop(self.failed.fetch_add(1, Ordering::SeqCst)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The image is unmounted and the daemon goes, in either order, while the disk is reading for others.
+fn reads_in_flight_when_all_ends(lab: &Lab) -> Result<()> {
+    let mut fs = Backing::ext4_on(lab.base(), &lab.disk()?)?;
+    let mut module = Module::load(lab.module())?;
+    let (mut right, mut failed) = (0, 0);
+    for round in rounds() {
+        let mut daemon = Daemon::start(fs.dir(), stage::blobs(Manner::Serve))?;
+        let mount = Mount::new(lab.base(), "meta")?;
+        let path = mount.path("file");
+        if round == 0 {
+            // From here on all is stored.
+            expect_file(&path)?;
+        }
+        let files = [0, 1, 2, 3].map(|_| File::open(&path));
+        let files = files.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let readers = Readers::default();
+        let reads = daemon.reads();
+        thread::scope(|scope| -> Result<()> {
+            let threads: Vec<_> = (0..)
+                .step_by(16)
+                .zip(&files)
+                .map(|(first, file)| (first, file, &readers))
+                .map(|(first, file, readers)| scope.spawn(move || readers.read(file, first)))
+                .collect();
+            let begun = eventually("blocks are read", || {
+                readers.right.load(Ordering::SeqCst) >= 16
+            });
+            let ended = begun.and_then(|()| {
+                ensure!(daemon.reads() == reads, "a block was not stored");
+                if round % 2 == 0 {
+                    mount.detach()?;
+                    return daemon.stop();
+                }
+                daemon.stop()?;
+                Ok(mount.detach()?)
+            });
+            readers.over.store(true, Ordering::SeqCst);
+            for thread in threads {
+                thread.join().ok().context("a reader panicked")??;
+            }
+            ended
+        })?;
+        right += readers.right.into_inner();
+        failed += readers.failed.into_inner();
+    }
+    println!("{right} blocks were read, {failed} were not");
+    module.unload()?;
+    fs.unmount()
 }

@@ -3,7 +3,9 @@
 //! Daemons that are not there, die or hang: everybody gets an error soon, and everything can be
 //! undone.
 
+use super::bugs_scene::{served, Scene};
 use crate::{
+    cachefilesd::Known,
     daemon::{Blobs, Event, Manner},
     group,
     helper::{errno_name, Helper},
@@ -19,6 +21,7 @@ use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::{Device, Errno};
 use std::{
     sync::LazyLock,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -224,7 +227,7 @@ fn mount_killed_before_open_is_answered(lab: &Lab) -> Result<()> {
     if lab.is_peer() {
         // In C the cookie is being looked up until the daemon answers, and FS-Cache makes all who
         // use it wait, deaf to signals.
-        std::thread::sleep(Duration::from_millis(300));
+        thread::sleep(Duration::from_millis(300));
         ensure!(
             matches!(mount.try_wait(), Ok(None)),
             "C let the killed mount go"
@@ -287,17 +290,46 @@ fn reader_killed_before_open_is_answered(lab: &Lab) -> Result<()> {
     expect_data(join(other)?, 5)
 }
 
-/// A daemon that answers nothing any more does not keep an image mounted.
+/// A daemon that reads nothing any more keeps no image mounted and no object in memory; when it reads
+/// again, it is told of them.  C's objects stay until then.
 fn unmount_while_daemon_hangs(lab: &Lab) -> Result<()> {
-    let mut stage = Stage::new(lab, Manner::ManualReads)?;
-    let file = stage.file();
-    let mut reader = Helper::start(&["read", &file.to_string_lossy(), "0", "4096"])?.ready()?;
-    let read = stage.daemon.read()?;
+    // What has to go first comes last.
+    let Scene {
+        cache: _cache,
+        hand,
+        blob,
+        mount,
+    } = Scene::new(lab)?;
+    let file = mount.file();
+    served(&hand, &blob.object, &file, 9)?;
+    // Another process may need more of the image before it can read.
+    let starting = thread::spawn(move || {
+        Helper::start(&["read", &file.to_string_lossy(), "0", "4096"])?.ready()
+    });
+    let mut reader = hand.until_done(starting)??;
+    hand.read()?;
     reader.kill()?;
     reader.finish(*AT_ONCE).context("a killed reader")?;
-    stage.mount.unmount()?;
-    drop(read);
-    Ok(())
+    let nobody_reads = hand.device()?.wait(Some(Duration::ZERO))?;
+    ensure!(!nobody_reads, "there is something to read already");
+    if lab.is_peer() {
+        mount.unmount()?;
+    } else {
+        mount.unmount_unread()?;
+        eventually("the objects are gone", || {
+            Known::objects().is_ok_and(|objects| objects == 0)
+        })?;
+        ensure!(
+            hand.device()?.wait(Some(Duration::ZERO))?,
+            "there is no CLOSE"
+        );
+    }
+    hand.until_told_to_close(blob.object_id)?;
+    drop(blob);
+    hand.serve_all();
+    let mount = hand.mount(lab, "meta")?;
+    expect_data(hand.until_done(read_block(&mount.file(), 5))?, 5)?;
+    mount.unmount()
 }
 
 /// The daemon goes with the image still mounted: reading fails, unmounting works.
@@ -419,7 +451,7 @@ fn timeout_ends_what_a_silent_daemon_leaves(lab: &Lab) -> Result<()> {
 fn answered_after(stage: &Stage, block: u32, pause: Duration) -> Result<()> {
     let reader = read_block(&stage.file(), block);
     let read = stage.daemon.read()?;
-    std::thread::sleep(pause);
+    thread::sleep(pause);
     read.object.write_all_at(&aligned(block), read.offset)?;
     read.object.complete_read(read.msg_id)?;
     expect_data(join(reader)?, block)

@@ -8,6 +8,7 @@ use super::faults_scene::{
     mount, mounted, read, read_right, right_or_eio, serve, told, unmount, withdrawn, Outcome,
 };
 use crate::{
+    cachefilesd::no_volumes,
     claim::cache_files,
     daemon::Manner,
     fault::{each_allocation, Fault},
@@ -28,6 +29,7 @@ group!("faults_memory":
     open_of_a_new_file,
     open_of_a_file_that_is_there,
     first_open_of_a_volume,
+    open_of_a_volume_that_lacks_a_directory,
     withdrawal,
     unbinding,
     cull,
@@ -145,7 +147,7 @@ fn open_of_a_new_file(lab: &Lab) -> Result<()> {
     let files = made_files(lab, &cache)?;
     let mut failed = 0;
     // How many there are depends on what ext4 has in memory: 78 to 111.
-    each_allocation("open of new files", 50, 11, |fault| {
+    each_allocation("open of new files", (50, 1), 11, |fault| {
         for file in &files {
             // It was not made if the fault has prevented it.
             let _ = fs::remove_file(file);
@@ -186,11 +188,37 @@ fn first_open_of_a_volume(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let _daemon = serve(cache.dir(), Manner::Serve)?;
     let mut failed = 0;
-    each_allocation("open in a new volume", 12, 499, |fault| {
+    each_allocation("open in a new volume", (12, 2), 499, |fault| {
         open(lab, fault, 3, &mut failed)?;
         let volume = cache.dir().join("cache/Ierofs,meta");
         // FS-Cache lets the volume go behind the mount's back.
         eventually("the volume is free", || fs::remove_dir_all(&volume).is_ok())
+    })?;
+    println!("{failed} times the image had to be mounted again");
+    Ok(())
+}
+
+/// One of the volume's directories is made, as the others were.
+fn open_of_a_volume_that_lacks_a_directory(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C refuses the volume from then on".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    let _daemon = serve(cache.dir(), Manner::Serve)?;
+    let files = made_files(lab, &cache)?;
+    let lacking = cache.dir().join("cache/Ierofs,meta/@7f");
+    let mut failed = 0;
+    each_allocation("open in a volume that lacks a directory", 12, 1, |fault| {
+        no_volumes()?;
+        // It was not made if the fault has prevented it.
+        let _ = fs::remove_dir_all(&lacking);
+        open(lab, fault, 3, &mut failed)?;
+        ensure!(lacking.is_dir(), "it was not made");
+        ensure!(
+            files.iter().all(|file| file.exists()),
+            "the volume is another one"
+        );
+        Ok(())
     })?;
     println!("{failed} times the image had to be mounted again");
     Ok(())

@@ -29,7 +29,7 @@ group!("fuzz":
 );
 
 /// What a case does unless told otherwise: in the continuous integration, and for a person who waits.
-const OPERATIONS_IN_CI: u64 = 115_000;
+const OPERATIONS_IN_CI: u64 = 101_000;
 const OPERATIONS: u64 = 10_000;
 /// What of that is done in one daemon's life.
 const ROUND: u64 = 10_000;

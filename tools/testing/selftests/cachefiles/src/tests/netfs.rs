@@ -6,7 +6,8 @@
 use super::netfs_scene::{check, check_all, content, from_cache, name, publish, read_all};
 use crate::{
     blob::{pattern, Aligned},
-    cachefilesd::{drop_pages, is_bound, settle, Counters, Keeper},
+    cachefilesd::{at_rest, drop_pages, is_bound, nothing_in_use, settle, Counters, Keeper},
+    claim::cache_files,
     error_injection::{Injection, NO_SPACE},
     group,
     kernel::run,
@@ -25,6 +26,7 @@ group!("netfs":
     nfs4_reads_fill_and_serve,
     ninep_reads_fill_and_serve,
     nfs_change_on_the_server,
+    stale_file_goes_at_once,
     ninep_local_writes,
     ninep_truncates_and_extends,
     ninep_cut_by_who_may_not_write_much,
@@ -116,6 +118,43 @@ fn change_on_the_server(lab: &Lab, kind: Kind) -> Result<()> {
     }
     check_all(&client, 2).context("after the change")?;
     client.unmount()?;
+    client = remote.mount()?;
+    let again = read_all(&client, 2)?;
+    again.is_from_cache().context("after another mount")
+}
+
+/// A file that is not what the server has is gone as soon as that is known, and not only when there is
+/// another one to take its place: should that come to nothing, this one may look right again.
+fn stale_file_goes_at_once(lab: &Lab) -> Result<()> {
+    let cache = lab.cache()?;
+    let remote = Remote::new(lab, Kind::Nfs(4))?;
+    publish(&remote, 1)?;
+    let _keeper = Keeper::plain(cache.dir())?;
+    let mut client = remote.mount()?;
+    check_all(&client, 1)?;
+    settle()?;
+    client.unmount()?;
+    nothing_in_use()?;
+    let old = cache_files(cache.dir());
+    ensure!(!old.is_empty(), "nothing was stored");
+    publish(&remote, 2)?;
+    client = remote.mount()?;
+    check_all(&client, 2)?;
+    at_rest()?;
+    let left = old.iter().filter(|file| file.exists()).count();
+    // C keeps them until then.
+    let want = lab.with_ours(0, old.len());
+    ensure!(
+        left == want,
+        "{left} of {} stale files are there",
+        old.len()
+    );
+    client.unmount()?;
+    nothing_in_use()?;
+    ensure!(
+        cache_files(cache.dir()).len() == old.len(),
+        "the new ones have no names"
+    );
     client = remote.mount()?;
     let again = read_all(&client, 2)?;
     again.is_from_cache().context("after another mount")

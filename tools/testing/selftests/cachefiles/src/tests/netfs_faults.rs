@@ -18,7 +18,8 @@ use crate::{
     group,
     kernel::{drop_caches, Module},
     ktap::{in_ci, Skip},
-    lab::{free_device, Cache, Lab},
+    lab::{eventually, free_device, Cache, Lab},
+    patience::{numbered, sleeps},
     remote::{Client, Kind, Remote},
 };
 use anyhow::{ensure, Context, Result};
@@ -28,7 +29,6 @@ use std::{
     path::Path,
     process::Command,
     thread,
-    time::Duration,
 };
 
 group!("netfs_faults":
@@ -523,11 +523,11 @@ fn refused_while_the_file_is_made(cache: &Cache, remote: &Remote) -> Result<()> 
     let mut fault = fault::Fault::in_module("9pnet", Memory::Slab, 1)?;
     let synced = thread::scope(|scope| {
         fault.during(|| {
-            let writer = scope.spawn(move || file.sync_all());
-            // It waits for the cache file by then.
-            thread::sleep(Duration::from_millis(100));
+            let (writer, number) = numbered(scope, move || file.sync_all());
+            let waits = eventually("the writer waits for the cache file", || sleeps(number));
             drop(frozen);
-            writer.join().ok().context("the thread panicked")
+            let synced = writer.join().ok().context("the thread panicked");
+            waits.and(synced)
         })?
     })?;
     ensure!(

@@ -39,6 +39,7 @@ group!("netfs_writes":
     ninep_direct_and_cached,
     nfs_direct_and_cached,
     ninep_cut_by_its_name,
+    ninep_cut_that_the_cookie_does_not_know,
 );
 
 /// A server with a file, of which the client has read everything, so that all is cached.  What is
@@ -356,6 +357,43 @@ fn ninep_cut_by_its_name(lab: &Lab) -> Result<()> {
             continue;
         }
         got.with_context(|| format!("growing: {grows}"))?;
+    }
+    Ok(())
+}
+
+/// A file that nobody has open is made longer, of which FS-Cache does not tell the cache, and then it is
+/// written to and cut behind the end that FS-Cache knows.  What was cut off does not come back.
+fn ninep_cut_that_the_cookie_does_not_know(lab: &Lab) -> Result<()> {
+    // In whole blocks, and in the midst of the one that was written.
+    for cut in [3 * PAGE, 3 * PAGE + 700] {
+        let mut scene = Scene::new(lab, Mode::NineP)?;
+        scene.image = content(2, 10_000);
+        scene.client.unmount()?;
+        publish(&scene.remote, "file", &scene.image)?;
+        scene.client = scene.mode.mount(&scene.remote)?;
+        let size = 5 * PAGE;
+        truncate(&scene.path(), size)?;
+        scene.image.resize(size, 0);
+        let file = scene.open(0)?;
+        let written = content(3, PAGE);
+        file.write_all_at(&written, 3 * PAGE as u64)?;
+        scene.image[3 * PAGE..4 * PAGE].copy_from_slice(&written);
+        file.sync_all()?;
+        settle()?;
+        file.set_len(cut as u64)?;
+        scene.image.truncate(cut);
+        scene.image.resize(size, 0);
+        scene.image.extend_from_slice(&written);
+        file.write_all_at(&written, size as u64)?;
+        file.sync_all()?;
+        settle()?;
+        drop_pages()?;
+        let got = check_both(&scene.client, &scene.remote, "file", &scene.image);
+        if lab.is_peer() {
+            println!("C, cut to {cut}: {got:?}");
+            continue;
+        }
+        got.with_context(|| format!("cut to {cut}"))?;
     }
     Ok(())
 }

@@ -3,22 +3,24 @@
 //! READ: what is asked for, and what the reader gets for every way to answer it.  Never zeros.
 
 use crate::{
-    blob::Aligned,
-    daemon::{Manner, Read},
+    blob::{Aligned, Blob},
+    daemon::{Blobs, Manner, Read},
     group,
-    image::BLOCK,
+    image::{Image, BLOCK},
     lab::Lab,
+    mount::Mount,
     stage::{
         self, expect_data, expect_error, expect_file, join, read_block, read_block_here, want,
         Stage, SIZE,
     },
 };
-use anyhow::{bail, ensure, Result};
+use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::Errno;
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fs, os::unix::fs::FileExt, thread, time::Duration};
 
 group!("read_request":
     asks_for_whole_blocks_that_are_missing,
+    long_hole_is_several_reads,
     completed_without_writing,
     completed_after_a_failed_write,
     short_write,
@@ -109,6 +111,45 @@ fn asks_for_whole_blocks_that_are_missing(lab: &Lab) -> Result<()> {
         "a READ for cached data"
     );
     Ok(())
+}
+
+/// A read of more than daemons have buffers for is several READs, of which none is longer than those.
+/// C asks for all of it at once.
+fn long_hole_is_several_reads(lab: &Lab) -> Result<()> {
+    const LEN: u64 = 8 << 20;
+    const MOST: u64 = 2 << 20;
+    let image = Image::new().device("blob").file("file", 11, [(1, 0)]);
+    let blob = Blob::Pattern {
+        seed: stage::SEED,
+        size: LEN,
+    };
+    let blobs = Blobs::new().with("meta", image.build());
+    let cache = lab.cache()?;
+    let daemon = cache.serve(blobs.with_manner("blob", blob.clone(), Manner::ManualReads))?;
+    let mut mount = Mount::new(lab.base(), "meta")?;
+    // How much the page cache asks for at once.
+    let mut disks = fs::read_dir("/sys/class/bdi")?.flatten();
+    let erofs = disks.find(|disk| disk.file_name().to_string_lossy().starts_with("erofs-"));
+    let erofs = erofs.context("EROFS has no bdi")?;
+    fs::write(erofs.path().join("read_ahead_kb"), (LEN >> 10).to_string())?;
+    let file = fs::File::open(mount.path("file"))?;
+    let reader = thread::spawn(move || {
+        let mut bytes = vec![0; LEN as usize];
+        file.read_exact_at(&mut bytes, 0).map(|()| bytes)
+    });
+    let mut longest = 0;
+    while !reader.is_finished() {
+        if let Ok(read) = daemon.read_within(Duration::from_millis(20)) {
+            longest = longest.max(read.len);
+            serve(&read)?;
+        }
+    }
+    let got = join(reader)?.context("the reader")?;
+    ensure!(got == blob.read(0, LEN as usize)?[..], "wrong bytes");
+    println!("the longest READ was of {longest} bytes");
+    let want = if lab.is_peer() { LEN } else { MOST };
+    ensure!(longest == want, "the longest READ was of {longest} bytes");
+    mount.unmount()
 }
 
 fn completed_without_writing(lab: &Lab) -> Result<()> {
@@ -259,7 +300,7 @@ fn rewrite_part_of_a_cached_block(lab: &Lab) -> Result<()> {
     recovers(&stage, 4)?;
     drop((read, object));
     stage.mount.unmount()?;
-    stage.mount = crate::mount::Mount::new(lab.base(), "meta")?;
+    stage.mount = Mount::new(lab.base(), "meta")?;
     expect_data(read_block_here(&stage.file(), 3), 3)
 }
 
@@ -284,7 +325,7 @@ fn write_past_the_end(lab: &Lab) -> Result<()> {
     drop(read);
     expect_data(join(reader)?, 63)?;
     stage.mount.unmount()?;
-    stage.mount = crate::mount::Mount::new(lab.base(), "meta")?;
+    stage.mount = Mount::new(lab.base(), "meta")?;
     expect_data(read_block_here(&stage.file(), 63), 63)
 }
 
@@ -334,11 +375,11 @@ fn completed_through_another_object(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let (one, two) = ("meta", "meta2");
     let blobs = stage::blobs_named(one, "blob", Manner::ManualReads);
-    let image = crate::image::Image::new()
+    let image = Image::new()
         .device("blob2")
         .file("file", 0, [(1, 0), (1, 1)])
         .build();
-    let source = crate::blob::Blob::Pattern {
+    let source = Blob::Pattern {
         seed: stage::SEED,
         size: 2 * BLOCK,
     };
@@ -346,8 +387,8 @@ fn completed_through_another_object(lab: &Lab) -> Result<()> {
         .with(two, image)
         .with_manner("blob2", source, Manner::ManualReads);
     let daemon = cache.serve(blobs)?;
-    let first = crate::mount::Mount::new(lab.base(), one)?;
-    let second = crate::mount::Mount::new(lab.base(), two)?;
+    let first = Mount::new(lab.base(), one)?;
+    let second = Mount::new(lab.base(), two)?;
     let (reader1, reader2) = (
         read_block(&first.path("file"), 0),
         read_block(&second.path("file"), 0),
@@ -373,7 +414,7 @@ fn completed_through_another_object(lab: &Lab) -> Result<()> {
 fn open_id_is_no_read_id(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let daemon = cache.serve(stage::blobs(Manner::Manual))?;
-    let mount = crate::mount::Mount::new(lab.base(), "meta")?;
+    let mount = Mount::new(lab.base(), "meta")?;
     let open = daemon.open()?;
     expect_error(
         open.object.complete_read(open.msg_id),
@@ -423,7 +464,7 @@ fn answered_in_reverse_order(lab: &Lab) -> Result<()> {
 fn whole_blob_written_at_open(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let daemon = cache.serve(stage::blobs(Manner::Manual))?;
-    let mount = crate::mount::Mount::new(lab.base(), "meta")?;
+    let mount = Mount::new(lab.base(), "meta")?;
     let open = daemon.open()?;
     let mut bytes = Aligned::new(usize::try_from(SIZE)?);
     crate::blob::pattern(stage::SEED, 0, &mut bytes);
@@ -439,7 +480,7 @@ fn whole_blob_written_at_open(lab: &Lab) -> Result<()> {
         if tries == 500 {
             bail!("writing after the answer: {error}");
         }
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
     expect_file(&mount.path("file"))?;
     ensure!(
