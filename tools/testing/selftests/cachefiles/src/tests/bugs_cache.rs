@@ -29,7 +29,7 @@ use std::{
         Arc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use walkdir::WalkDir;
 
@@ -114,13 +114,16 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
     let (hand, cache, _) = filled(lab)?;
     let device = hand.device()?;
     let counts = Arc::new((AtomicU32::new(0), AtomicU32::new(0)));
-    let counted = Arc::clone(&counts);
+    // Microseconds that a round takes.
+    let whole = Arc::new(AtomicU32::new(0));
+    let (counted, whole_seen) = (Arc::clone(&counts), Arc::clone(&whole));
     let culler = Again::and_again(move || {
         match device.command(b"cull Dblob") {
             Ok(()) => {
                 let culled = counted.0.fetch_add(1, Ordering::SeqCst);
                 // So that a lookup finds what is named next: before, while or after it is culled.
-                thread::sleep(Duration::from_millis(u64::from(culled % MOMENTS) * 2));
+                let whole = Duration::from_micros(whole_seen.load(Ordering::SeqCst).into());
+                thread::sleep(whole * (culled % MOMENTS) / (MOMENTS / 2));
             }
             Err(error) if errno(&error) == Some(Errno::BUSY) => {
                 counted.1.fetch_add(1, Ordering::SeqCst);
@@ -133,6 +136,7 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
     let (mut failed, mut last) = (0, 0);
     for round in rounds() {
         last = round;
+        let begin = Instant::now();
         let mount = hand
             .until_done(mounting(lab, "meta", ""))?
             .context("a mount under culling")?;
@@ -143,6 +147,8 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
             Err(_) => failed += 1,
         }
         mount.unmount()?;
+        let took = u32::try_from(begin.elapsed().as_micros())?;
+        whole.store(took, Ordering::SeqCst);
     }
     drop(culler);
     let (culled, busy) = (&counts.0, &counts.1);
