@@ -333,20 +333,22 @@ fn unaligned_write_shows_nothing_early(lab: &Lab) -> Result<()> {
     answer(&read)?;
     expect_data(join(reader)?, 1)?;
     let fd = read.object;
-    let mut bytes = vec![0; 1 + SIZE as usize];
-    pattern(stage::SEED, 0, &mut bytes[1..]);
-    let last = stage::BLOCKS - 1;
+    // All that lies between what has been read by now.
+    let (first, last) = (2, 59);
+    let at = first * BLOCK;
+    let mut bytes = vec![0; 1 + ((u64::from(last) + 1 - first) * BLOCK) as usize];
+    pattern(stage::SEED, at, &mut bytes[1..]);
     let backup = File::open(&path)?;
     let held = disk.hold()?;
     thread::scope(|scope| -> Result<()> {
-        let (writer, writes) = numbered(scope, || fd.write_all_at(&bytes[1..], 0));
+        let (writer, writes) = numbered(scope, || fd.write_all_at(&bytes[1..], at));
         let begun = eventually("the disk is asked to write", || sleeps(writes));
         let mut block = [0; BLOCK as usize];
         let copied = backup.read_exact_at(&mut block, u64::from(last) * BLOCK);
-        // The file is the writer's until the next block, and then the reader's.
+        // It waits for the daemon, or until the file is the writer's no longer.
         let file = mount.path("file");
         let (reader, reads) = numbered(scope, move || read_block_here(&file, last));
-        let queued = eventually("the reader waits for the writer", || sleeps(reads));
+        let queued = eventually("the reader waits", || sleeps(reads) || reader.is_finished());
         drop(held);
         while !reader.is_finished() {
             if let Ok(read) = daemon.read_within(Duration::from_millis(5)) {
