@@ -114,8 +114,8 @@ pub const LONG: &[&str] = &[
 ];
 
 /// The groups that run in v5 too.  The others are about what no message tells of (the device and its
-/// commands, space, what the disk does, the ordinary mode), have both protocols in them (`fuzz`),
-/// show the events of mainline's messages (`trace`), or are v5's own.
+/// commands, space, what the disk does, the ordinary mode), have both protocols in them (`fuzz`), or
+/// are v5's own.
 pub const IN_V5: &[InV5] = &[
     InV5 {
         group: &open_request::GROUP,
@@ -160,8 +160,6 @@ pub const IN_V5: &[InV5] = &[
         without: &[
             // The fds that v5's messages name are those of one process.
             "processes_share_one_device",
-            // The steps at which the daemon is killed are system calls of mainline's.
-            "killed_at_each_step",
         ],
         long: true,
     },
@@ -202,6 +200,16 @@ pub const IN_V5: &[InV5] = &[
     InV5 {
         group: &differences::GROUP,
         without: &[],
+        long: true,
+    },
+    InV5 {
+        group: &trace::GROUP,
+        // C speaks mainline only, and no message is told of.
+        without: &[
+            "events_are_declared_as_c_declares_them",
+            "errors_and_removals",
+            "stories_are_those_of_c",
+        ],
         long: true,
     },
     InV5 {

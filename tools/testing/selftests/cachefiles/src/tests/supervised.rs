@@ -296,32 +296,40 @@ struct Step {
     done: (u64, u64, u64, u64),
 }
 
-const STEPS: [Step; 4] = [
-    Step {
-        what: "takes over",
-        inject: "inject=write:signal=KILL:when=1",
-        path: "/dev/cachefiles",
-        done: (0, 0, 0, 0),
-    },
-    Step {
-        what: "opens the blob of an OPEN",
-        inject: "inject=openat:signal=KILL:when=1",
-        path: "blob",
-        done: (1, 0, 0, 0),
-    },
-    Step {
-        what: "writes the first data after an OPEN",
-        inject: "inject=pwrite64:signal=KILL:when=1",
-        path: ANON,
-        done: (1, 1, 1, 0),
-    },
-    Step {
-        what: "answers a READ whose data are written",
-        inject: "inject=ioctl:signal=KILL:when=1",
-        path: ANON,
-        done: (1, 1, 1, 1),
-    },
-];
+/// The steps, in their order.
+fn steps() -> [Step; 4] {
+    let (answer, through) = match spoken() {
+        Layout::Mainline => ("inject=ioctl:signal=KILL:when=1", ANON),
+        // Of the thread that has answered the OPEN; strace counts by threads.
+        Layout::V5 => ("inject=write:signal=KILL:when=2", "/dev/cachefiles"),
+    };
+    [
+        Step {
+            what: "takes over",
+            inject: "inject=write:signal=KILL:when=1",
+            path: "/dev/cachefiles",
+            done: (0, 0, 0, 0),
+        },
+        Step {
+            what: "opens the blob of an OPEN",
+            inject: "inject=openat:signal=KILL:when=1",
+            path: "blob",
+            done: (1, 0, 0, 0),
+        },
+        Step {
+            what: "writes the first data after an OPEN",
+            inject: "inject=pwrite64:signal=KILL:when=1",
+            path: ANON,
+            done: (1, 1, 1, 0),
+        },
+        Step {
+            what: "answers a READ whose data are written",
+            inject: answer,
+            path: through,
+            done: (1, 1, 1, 1),
+        },
+    ]
+}
 
 /// What /proc calls an anonymous fd of an object.
 const ANON: &str = "anon_inode:[cachefiles]";
@@ -329,13 +337,14 @@ const ANON: &str = "anon_inode:[cachefiles]";
 /// The daemon is killed in the middle of each step of its work; the reader waits for the next
 /// daemon, which is asked again for what the dead one left undone.
 pub fn killed_at_each_step(lab: &Lab) -> Result<()> {
-    let mut scene = Scene::new(lab, STEPS.len() as u32 + 1, &[])?;
+    let steps = steps();
+    let mut scene = Scene::new(lab, steps.len() as u32 + 1, &["--threads", "1"])?;
     let file = scene.file();
     let supervisor = &mut scene.supervisor;
     // Nothing that a mount does later is among the steps.
-    join(read_chunk_start(&file, STEPS.len() as u64))?;
+    join(read_chunk_start(&file, steps.len() as u64))?;
     supervisor.kill()?;
-    for (chunk, step) in (0..).zip(&STEPS) {
+    for (chunk, step) in (0..).zip(&steps) {
         let reader = read_chunk_start(&file, chunk);
         let count = |s: &Supervisor| (s.tally.opens, s.tally.opened, s.tally.reads, s.tally.served);
         let before = count(supervisor);
