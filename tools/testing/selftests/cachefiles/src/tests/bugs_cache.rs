@@ -133,9 +133,12 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
         }
         breathe();
     });
+    let is_some = |count: &AtomicU32| count.load(Ordering::SeqCst) > 0;
     let (mut failed, mut last) = (0, 0);
-    for round in rounds() {
-        last = round;
+    let mut rounds = rounds();
+    // More of them where few moments are tried.
+    while rounds.next().is_some() || (last < 40 && !(is_some(&counts.0) && is_some(&counts.1))) {
+        last += 1;
         let begin = Instant::now();
         let mount = hand
             .until_done(mounting(lab, "meta", ""))?
@@ -153,7 +156,6 @@ fn cve_2024_49870(lab: &Lab) -> Result<()> {
     drop(culler);
     let (culled, busy) = (&counts.0, &counts.1);
     println!("{failed} of {last} reads failed; culled: {culled:?}, busy: {busy:?}");
-    let is_some = |count: &AtomicU32| count.load(Ordering::SeqCst) > 0;
     ensure!(
         is_some(culled) && is_some(busy) && failed <= last / 2,
         "there was no race of a lookup and a cull"
