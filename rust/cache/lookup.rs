@@ -8,7 +8,7 @@ use super::directory::bury;
 use super::disk::Need;
 use super::object::Object;
 use super::volume::Volume;
-use super::withdraw::{delete, discard, let_go};
+use super::withdraw::{delete, let_go};
 use super::{inject, whole_blocks, Cache, BLOCK};
 use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
@@ -289,7 +289,7 @@ fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFil
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is
-/// deleted, for a new one.
+/// left, for a new one to take its place in the end.
 fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
     let open = if found.unnamed {
         found
@@ -303,16 +303,12 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
                 found.file.touch();
                 found
             }
-            Err(ESTALE) => {
-                // The new file may come to nothing. By then this one may look as if it were what the
-                // netfs has: another size is another size only until the file has the old one again.
-                discard(object, &found, Killed::Stale);
-                let_go(object, found);
-                create(object)?
-            }
             Err(error) => {
                 let_go(object, found);
-                return Err(error);
+                match error {
+                    ESTALE => create(object)?,
+                    error => return Err(error),
+                }
             }
         }
     };

@@ -8,6 +8,7 @@ use super::directory::unlink;
 use super::object::Object;
 use super::volume::Volume;
 use super::{inject, Cache};
+use crate::sys::dentry::{Dentry, LockedDir};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
@@ -41,6 +42,7 @@ fn take_down(object: &Object) {
     if object.cookie.is(CookieFlag::Retired) || !is_good {
         if open.unnamed {
             object.seen(Seen::DropUnnamed);
+            discard_stale(object);
         } else {
             object.seen(Seen::Delete);
             discard(object, &open, Killed::Retired);
@@ -70,6 +72,9 @@ fn commit_at_end(object: &Object, open: &mut CacheFile, ended: bool) {
             object.debug_id,
             error.to_errno()
         );
+        if open.unnamed {
+            discard_stale(object);
+        }
     }
     let cookie = &object.cookie;
     // Who has the file open hides who opens, writes, waits for that, and closes meanwhile.
@@ -108,6 +113,35 @@ pub(super) fn discard(object: &Object, open: &CacheFile, why: Killed) {
         // An error has been reported, and there is nothing left to do.
         let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
     }
+}
+
+/// Has nobody find the stale file, if there is one, whose place the object's new one does not take: it may
+/// look right later. Another size is another size only until the netfs's file has the old one again.
+fn discard_stale(object: &Object) {
+    // An error has been reported.
+    let _ = delete_stale(object);
+}
+
+fn delete_stale(object: &Object) -> Result {
+    let disk = &object.cache().disk;
+    let locked = object.fan()?.dentry().lock(&disk.mnt)?;
+    let stale = find_to_replace(object, &locked)?;
+    if stale.inode().is_none() {
+        return Ok(());
+    }
+    let deleted = unlink(disk, object.debug_id, &locked, &stale, Killed::Stale);
+    drop(locked);
+    deleted.or_else(|_| coherency::remove(disk, object.debug_id, &stale))
+}
+
+/// What has the object's name, if anything.
+fn find_to_replace(object: &Object, locked: &LockedDir<'_>) -> Result<Dentry> {
+    inject::read()
+        .and_then(|()| locked.find(&object.name))
+        .inspect_err(|&error| {
+            let dir = Some(locked.inode().clone());
+            trace::vfs_error(object.debug_id, dir, error, Where::Lookup);
+        })
 }
 
 /// Deletes the object's file (`cachefiles_delete_object()`).
@@ -159,11 +193,7 @@ fn name(object: &Object, open: &CacheFile) -> Result {
     let failed = |error, at| {
         trace::vfs_error(object.debug_id, Some(locked.inode().clone()), error, at);
     };
-    let find = || {
-        inject::read()
-            .and_then(|()| locked.find(&object.name))
-            .inspect_err(|&error| failed(error, Where::Lookup))
-    };
+    let find = || find_to_replace(object, &locked);
     let mut dentry = find()?;
     if let Some(inode) = dentry.inode() {
         if inode.is(open.in_use.inode()) {

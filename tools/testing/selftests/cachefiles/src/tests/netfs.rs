@@ -6,7 +6,7 @@
 use super::netfs_scene::{check, check_all, content, from_cache, name, publish, read_all};
 use crate::{
     blob::{pattern, Aligned},
-    cachefilesd::{at_rest, drop_pages, is_bound, nothing_in_use, settle, Counters, Keeper},
+    cachefilesd::{drop_pages, is_bound, nothing_in_use, settle, Counters, Keeper},
     claim::cache_files,
     error_injection::{Injection, NO_SPACE},
     group,
@@ -26,7 +26,7 @@ group!("netfs":
     nfs4_reads_fill_and_serve,
     ninep_reads_fill_and_serve,
     nfs_change_on_the_server,
-    stale_file_goes_at_once,
+    stale_file_goes_with_its_successor,
     ninep_local_writes,
     ninep_truncates_and_extends,
     ninep_cut_by_who_may_not_write_much,
@@ -123,41 +123,49 @@ fn change_on_the_server(lab: &Lab, kind: Kind) -> Result<()> {
     again.is_from_cache().context("after another mount")
 }
 
-/// A file that is not what the server has is gone as soon as that is known, and not only when there is
-/// another one to take its place: should that come to nothing, this one may look right again.
-fn stale_file_goes_at_once(lab: &Lab) -> Result<()> {
+/// A file that is not what the server has does not outlive the new one that was to take its place, and
+/// comes to nothing: it may look right again.
+fn stale_file_goes_with_its_successor(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
-    let remote = Remote::new(lab, Kind::Nfs(4))?;
-    publish(&remote, 1)?;
+    let remote = Remote::new(lab, Kind::NineP)?;
     let _keeper = Keeper::plain(cache.dir())?;
+    let change = |seed, name| -> Result<Vec<u8>> {
+        let bytes = content(seed, 64 << 10);
+        fs::write(remote.path(name), &bytes)?;
+        Ok(bytes)
+    };
+    let mut image = change(1, "file")?;
     let mut client = remote.mount()?;
-    check_all(&client, 1)?;
+    check(&client.path("file"), &image)?;
     settle()?;
     client.unmount()?;
     nothing_in_use()?;
     let old = cache_files(cache.dir());
-    ensure!(!old.is_empty(), "nothing was stored");
-    publish(&remote, 2)?;
+    ensure!(old.len() == 1, "{} files are stored", old.len());
+    // Another version, and another size.
+    image = change(2, "file")?;
+    image.extend_from_slice(&[1; 4096]);
+    fs::write(remote.path("file"), &image)?;
     client = remote.mount()?;
-    check_all(&client, 2)?;
-    at_rest()?;
-    let left = old.iter().filter(|file| file.exists()).count();
-    // C keeps them until then.
-    let want = lab.with_ours(0, old.len());
-    ensure!(
-        left == want,
-        "{left} of {} stale files are there",
-        old.len()
-    );
+    let file = OpenOptions::new().write(true).open(client.path("file"))?;
+    check(&client.path("file"), &image)?;
+    settle()?;
+    {
+        let _full = Injection::of(NO_SPACE)?;
+        file.write_all_at(&[2; 4096], 8192)?;
+        file.sync_all()?;
+        settle()?;
+    }
+    image[8192..12288].fill(2);
+    drop(file);
+    check(&client.path("file"), &image)?;
     client.unmount()?;
     nothing_in_use()?;
-    ensure!(
-        cache_files(cache.dir()).len() == old.len(),
-        "the new ones have no names"
-    );
-    client = remote.mount()?;
-    let again = read_all(&client, 2)?;
-    again.is_from_cache().context("after another mount")
+    // C gives the new file its name.
+    let left = cache_files(cache.dir()).len();
+    let want = lab.with_ours(0, 1);
+    ensure!(left == want, "{left} files are there, not {want}");
+    check(&remote.path("file"), &image)
 }
 
 fn nfs_change_on_the_server(lab: &Lab) -> Result<()> {
