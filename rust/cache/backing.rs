@@ -16,6 +16,7 @@ use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
 use crate::sys::iov_iter::IovIter;
+use crate::sys::rwsem::RwSem;
 use crate::sys::trace;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use kernel::prelude::*;
@@ -429,11 +430,12 @@ fn each_hole(
 }
 
 /// Frees what blocks a file that was found in the cache has and that were never written, as a power
-/// cut in the middle of a fill leaves them. Nobody else reads the file, or writes to it.
+/// cut in the middle of a fill leaves them. Nobody else reads the file; but a daemon's write to it, as to
+/// an object of before, may still be under way, which `writers` tells.
 ///
 /// They too are a hole only as long as nobody has read them through the page cache, as a backup
 /// does.
-pub(super) fn free_unwritten(file: &File) -> Result {
+pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
     file.drop_pages();
     let (size, mut holes) = (file.size(), 0);
     each_hole(file, 0, size, |_, len| {
@@ -444,6 +446,8 @@ pub(super) fn free_unwritten(file: &File) -> Result {
     if holes == 0 || file.allocated()? <= size - holes {
         return Ok(());
     }
+    // Nobody fills a hole when it is about to be punched.
+    let _alone = writers.alone();
     each_hole(file, 0, size, |hole, len| file.punch_hole(hole, len)).or_else(|error| match error {
         // Nor does such a file system reserve what it has not written.
         EOPNOTSUPP => Ok(()),

@@ -331,9 +331,7 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
 
 /// Frees what was never written of a file that was found.
 fn clean(object: &Object, found: &CacheFile) -> Result {
-    // A daemon's write that began on an object of before may still fill a hole.
-    let _alone = object.cache().disk.writers.alone();
-    free_unwritten(&found.file).inspect_err(|&error| {
+    free_unwritten(&found.file, &object.cache().disk.writers).inspect_err(|&error| {
         trace::io_error(object.debug_id, &found.file, error, Where::Fallocate);
     })
 }
