@@ -9,10 +9,10 @@ use crate::io::{occupancy, prepare, read, write};
 use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, VolumeCookie, VolumeLink};
 use crate::sys::fscache_ops::Backend;
-use crate::sys::iov_iter::IovIter;
 use crate::sys::log::Call;
-use crate::sys::netfs::{OnHole, Resources, Source, Termination};
+use crate::sys::netfs::{OnHole, Resources, Source};
 use crate::sys::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
+use crate::sys::transfer::Transfer;
 use core::ops::Range;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -88,12 +88,11 @@ impl Backend for CacheFiles {
         resources: &Resources<'_>,
         file: File,
         start: u64,
-        into: &mut IovIter<'_>,
+        into: Transfer<'_>,
         on_hole: OnHole,
-        done: Termination,
     ) {
         let _call = Call::enter("read", object.cookie.debug_id());
-        read::read(object.into(), resources, file, start, into, on_hole, done);
+        read::read(object.into(), resources, file, start, into, on_hole);
     }
 
     fn prepare_read<'a>(
@@ -140,15 +139,9 @@ impl Backend for CacheFiles {
         write::prepare(&object, file, at, len, upper, is_new)
     }
 
-    fn write(
-        object: ArcBorrow<'_, Object>,
-        file: File,
-        at: u64,
-        from: &mut IovIter<'_>,
-        done: Termination,
-    ) {
+    fn write(object: ArcBorrow<'_, Object>, file: File, at: u64, from: Transfer<'_>) {
         let _call = Call::enter("write", object.cookie.debug_id());
-        write::write(object.into(), file, at, from, done);
+        write::write(object.into(), file, at, from);
     }
 
     fn issue_write(object: ArcBorrow<'_, Object>, file: File, write: WriteSubrequest<'_>) {

@@ -9,16 +9,15 @@ use crate::sys::aio::{self, Done};
 use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
-use crate::sys::iov_iter::IovIter;
-use crate::sys::netfs::{OnHole, Resources, Termination};
+use crate::sys::netfs::{OnHole, Resources};
 use crate::sys::trace::{self, Seen, Where};
+use crate::sys::transfer::Transfer;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// A read under way.
 struct Read {
     object: Arc<Object>,
-    done: Termination,
     /// Bytes that were filled before the file was read.
     skipped: usize,
     /// Bytes that the file has to give.
@@ -35,32 +34,30 @@ pub(crate) fn read(
     resources: &Resources<'_>,
     file: File,
     start: u64,
-    into: &mut IovIter<'_>,
+    mut into: Transfer<'_>,
     on_hole: OnHole,
-    done: Termination,
 ) {
     Count::Read.bump();
-    let len = into.count();
+    let len = into.len();
     let is_on_demand = object.cache().on_demand.is_some();
     let removals = Known::removals(&file);
     let skipped = match leading_hole(&object, &file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
-            into.advance(usize::MAX);
-            return fail(is_on_demand, done, error, false);
+            into.take_all();
+            return into.finish(failed(is_on_demand, error));
         }
     };
     into.zero(skipped);
     if skipped == len {
-        return done.finish(Ok(len), false);
+        return into.finish(Ok(len));
     }
     if let Err(error) = inject::read() {
-        into.advance(usize::MAX);
-        return fail(is_on_demand, done, error, false);
+        into.take_all();
+        return into.finish(failed(is_on_demand, error));
     }
     let job = Read {
         object,
-        done,
         skipped,
         want: len - skipped,
         invalidations: resources.invalidations(),
@@ -73,13 +70,16 @@ pub(crate) fn read(
     aio::read(file, start + skipped as u64, into, is_on_demand, job);
 }
 
-/// Says that nothing could be read.
+/// What is told of a read that could not be done.
 ///
 /// The netfs library of 6.12 asks the server for what came short, but hands an error on to the reader,
 /// as C's module does with it. EROFS has nobody else to ask, and takes a short read for a whole one.
-fn fail(is_on_demand: bool, done: Termination, error: Error, was_async: bool) {
-    let result = if is_on_demand { Err(error) } else { Ok(0) };
-    done.finish(result, was_async);
+fn failed(is_on_demand: bool, error: Error) -> Result<usize> {
+    if is_on_demand {
+        Err(error)
+    } else {
+        Ok(0)
+    }
 }
 
 /// What a read comes to that cannot begin, because the cache or the file is out of service.
@@ -128,7 +128,7 @@ fn leading_hole(
 }
 
 impl Done for Read {
-    fn done(self, file: &File, result: Result<usize>, was_async: bool) {
+    fn done(self, file: &File, result: Result<usize>) -> Result<usize> {
         if let Err(error) = result {
             trace::io_error(self.object.debug_id, file, error, Where::Read);
         }
@@ -146,9 +146,6 @@ impl Done for Read {
         let is_on_demand = self.object.cache().on_demand.is_some();
         self.object.seen(Seen::PutRequest);
         drop(self.object);
-        match result {
-            Ok(count) => self.done.finish(Ok(count), was_async),
-            Err(error) => fail(is_on_demand, self.done, error, was_async),
-        }
+        result.or_else(|error| failed(is_on_demand, error))
     }
 }

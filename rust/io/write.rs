@@ -17,10 +17,9 @@ use crate::sys::aio::{self, Done};
 use crate::sys::errno::ENOBUFS;
 use crate::sys::file::File;
 use crate::sys::fscache::{CookieFlag, Count};
-use crate::sys::iov_iter::IovIter;
-use crate::sys::netfs::Termination;
 use crate::sys::subrequest::WriteSubrequest;
 use crate::sys::trace::{self, Seen, Where};
+use crate::sys::transfer::Transfer;
 use core::ops::Deref;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -33,7 +32,6 @@ struct Write {
     want: usize,
     /// Bytes behind them that are left out, which the netfs shall not try again.
     left_out: usize,
-    done: Termination,
 }
 
 /// An object, for its disk.
@@ -128,15 +126,9 @@ fn try_prepare(
 }
 
 /// Writes all of `from` at `at`, for which there is room (`cachefiles_write()`).
-pub(crate) fn write(
-    object: Arc<Object>,
-    file: File,
-    at: u64,
-    from: &mut IovIter<'_>,
-    done: Termination,
-) {
-    let len = from.count();
-    submit(object, file, at, from, len, 0, done);
+pub(crate) fn write(object: Arc<Object>, file: File, at: u64, from: Transfer<'_>) {
+    let len = from.len();
+    submit(object, file, at, from, len, 0);
 }
 
 /// Writes the whole blocks of a subrequest (`cachefiles_issue_write()`).
@@ -175,35 +167,36 @@ pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<
         missed(&object);
         return write.finish(Err(error));
     }
-    write.submit(|from, done| submit(object, file, at, from, fit.body, fit.tail, done));
+    submit(object, file, at, write.into_transfer(), fit.body, fit.tail);
 }
 
 fn submit(
     object: Arc<Object>,
     file: File,
     at: u64,
-    from: &mut IovIter<'_>,
+    from: Transfer<'_>,
     len: usize,
     left_out: usize,
-    done: Termination,
 ) {
     Count::Write.bump();
     let job = Write {
         writing: Writing::new(OfObject(object), len as u64),
         want: len,
         left_out,
-        done,
     };
     job.object().seen(Seen::GetRequest);
     trace::write(job.object().debug_id, &file, at, len);
     match inject::write() {
         Ok(()) => aio::write(file, at, from, len, job),
-        Err(error) => job.done(&file, Err(error), false),
+        Err(error) => {
+            let told = job.done(&file, Err(error));
+            from.finish(told);
+        }
     }
 }
 
 impl Done for Write {
-    fn done(self, file: &File, result: Result<usize>, was_async: bool) {
+    fn done(self, file: &File, result: Result<usize>) -> Result<usize> {
         let object = self.object();
         if let Err(error) = result {
             trace::io_error(object.debug_id, file, error, Where::Write);
@@ -227,6 +220,6 @@ impl Done for Write {
         // object, so that ours is not the last reference, which could not be dropped here.
         object.seen(Seen::PutRequest);
         drop(self.writing);
-        self.done.finish(result, was_async);
+        result
     }
 }

@@ -2,13 +2,15 @@
 
 //! Asynchronous direct reads and writes of a backing file.
 //!
-//! What the iterator points to is held by whoever asked for the I/O, until the completion has been
-//! called; this file takes references to the file only.
+//! What the iterator points to is held by whoever asked for the I/O, until he is told that it is over;
+//! this file takes references to the file only.
 
 use super::bindings;
 use super::file::File;
 use super::iov_iter::IovIter;
+use super::netfs::Termination;
 use super::to_count;
+use super::transfer::Transfer;
 use core::cell::UnsafeCell;
 use core::mem::{align_of, size_of, ManuallyDrop};
 use core::ops::Deref;
@@ -16,10 +18,11 @@ use core::ptr::{addr_of_mut, NonNull};
 use core::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
 use kernel::error::{code::*, Result};
 
-/// What happens when an I/O is over. Called exactly once, maybe from an interrupt.
+/// What happens when an I/O is over, before whoever asked for it is told. Called exactly once, maybe from
+/// an interrupt.
 pub(crate) trait Done: Send + 'static {
-    /// `result` is the number of bytes transferred; `was_async` whether the submitter has gone on.
-    fn done(self, file: &File, result: Result<usize>, was_async: bool);
+    /// Makes of `result`, the number of bytes transferred, what he is told.
+    fn done(self, file: &File, result: Result<usize>) -> Result<usize>;
 }
 
 /// An I/O under way.
@@ -29,9 +32,22 @@ struct Request<D: Done> {
     // The file system's to use up; the caller's own is not touched once the I/O has begun.
     iter: UnsafeCell<bindings::iov_iter>,
     // Taken by whoever completes the I/O, which happens once and before its reference is dropped.
-    done: UnsafeCell<ManuallyDrop<D>>,
+    end: UnsafeCell<ManuallyDrop<End<D>>>,
     file: File,
     references: AtomicU32,
+}
+
+/// What the end of an I/O needs.
+struct End<D: Done> {
+    done: D,
+    told: Termination,
+}
+
+impl<D: Done> End<D> {
+    fn reach(self, file: &File, result: Result<usize>, was_async: bool) {
+        let result = self.done.done(file, result);
+        self.told.finish(result, was_async);
+    }
 }
 
 /// What the memory of all I/Os is taken from.
@@ -97,8 +113,8 @@ impl<D: Done> Reference<D> {
         iter: &IovIter<'_>,
         len: usize,
         is_write: bool,
-        done: D,
-    ) -> Result<Self, (File, D)> {
+        end: End<D>,
+    ) -> Result<Self, (File, End<D>)> {
         let () = Self::FITS;
         // SAFETY: I/O is done for caches, of which there are none before the module's entry has made
         // the memory, nor after its exit. Here we may sleep. The file lives as long as the request,
@@ -106,7 +122,7 @@ impl<D: Done> Reference<D> {
         let memory =
             unsafe { bindings::cfrs_alloc_io(file.as_ptr(), pos, is_write, Some(completed::<D>)) };
         let Some(ptr) = NonNull::new(memory.cast::<Request<D>>()) else {
-            return Err((file, done));
+            return Err((file, end));
         };
         let raw = ptr.as_ptr();
         // Each field in its place: together they are too large to be moved for nothing.
@@ -114,7 +130,7 @@ impl<D: Done> Reference<D> {
         // fields are written, the first one by the shim.
         unsafe {
             iter.copy_to(addr_of_mut!((*raw).iter).cast(), len);
-            addr_of_mut!((*raw).done).write(UnsafeCell::new(ManuallyDrop::new(done)));
+            addr_of_mut!((*raw).end).write(UnsafeCell::new(ManuallyDrop::new(end)));
             addr_of_mut!((*raw).file).write(file);
             addr_of_mut!((*raw).references).write(AtomicU32::new(2));
         }
@@ -161,46 +177,50 @@ impl<D: Done> Drop for Reference<D> {
     }
 }
 
-/// Reads at `at` into `into`, directly, and calls `done` when it is over.
+/// Reads at `at` into `into`, directly, and has it told when `done` has been called.
 ///
-/// If `takes`, all of `into` is taken, else it is left as it is; before the read begins, since `done`
-/// may have been called when this returns, and `into` be gone with it.
-pub(crate) fn read<D: Done>(file: File, at: u64, into: &mut IovIter<'_>, takes: bool, done: D) {
-    submit(file, at, into, into.count(), takes, false, done);
+/// If `takes`, all of `into` is taken, else it is left as it is; before the read begins, since it may
+/// have been told when this returns, and the iterator be gone with it.
+pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_>, takes: bool, done: D) {
+    let len = into.len();
+    submit(file, at, into, len, takes, false, done);
 }
 
-/// Writes the first `len` bytes of `from` at `at`, directly, and calls `done` when it is over.
-/// `from` is left as it is.
+/// Writes the first `len` bytes of `from` at `at`, directly, and has it told when `done` has been called.
+/// The iterator is left as it is.
 ///
 /// Neither waits for memory that the netfs would have to write out: it may be what asks.
-pub(crate) fn write<D: Done>(file: File, at: u64, from: &mut IovIter<'_>, len: usize, done: D) {
+pub(crate) fn write<D: Done>(file: File, at: u64, from: Transfer<'_>, len: usize, done: D) {
     submit(file, at, from, len, false, true, done);
 }
 
 fn submit<D: Done>(
     file: File,
     at: u64,
-    iter: &mut IovIter<'_>,
+    transfer: Transfer<'_>,
     len: usize,
     takes: bool,
     is_write: bool,
     done: D,
 ) {
+    let (mut iter, told) = transfer.into_parts();
+    let end = End { done, told };
     let ours = match i64::try_from(at) {
-        Ok(pos) => Reference::new(file, pos, iter, len, is_write, done)
-            .map_err(|(file, done)| (file, done, ENOMEM)),
-        Err(_) => Err((file, done, EFBIG)),
+        Ok(pos) => Reference::new(file, pos, &iter, len, is_write, end)
+            .map_err(|(file, end)| (file, end, ENOMEM)),
+        Err(_) => Err((file, end, EFBIG)),
     };
     if takes {
         iter.advance(usize::MAX);
     }
     let ours = match ours {
         Ok(ours) => ours,
-        Err((file, done, error)) => return done.done(&file, Err(error), false),
+        Err((file, end, error)) => return end.reach(&file, Err(error), false),
     };
     let iocb: *mut bindings::kiocb = ours.ptr.as_ptr().cast();
     // SAFETY: The file is open for both; kiocb and iterator are initialised and live until both
-    // references are dropped, of which ours is one.
+    // references are dropped, of which ours is one. What the iterator describes stays until the
+    // termination is finished, which is part of the request, and finished when the I/O is over.
     let ret = unsafe { bindings::cfrs_submit_io(iocb, ours.iter.get()) };
     if ret == -(bindings::EIOCBQUEUED as isize) {
         return;
@@ -228,7 +248,7 @@ unsafe extern "C" fn completed<D: Done>(iocb: *mut bindings::kiocb, ret: kernel:
 fn finish<D: Done>(request: Reference<D>, ret: isize, was_async: bool) {
     // SAFETY: An I/O is finished once, as there is one such reference: by `completed` if it was queued,
     // else by the submitter.
-    let done = unsafe { ManuallyDrop::take(&mut *request.done.get()) };
+    let end = unsafe { ManuallyDrop::take(&mut *request.end.get()) };
     // It cannot be restarted once others run beside it.
     let result = match to_count(ret) {
         Err(error)
@@ -244,5 +264,5 @@ fn finish<D: Done>(request: Reference<D>, ret: isize, was_async: bool) {
         }
         result => result,
     };
-    done.done(&request.file, result, was_async);
+    end.reach(&request.file, result, was_async);
 }

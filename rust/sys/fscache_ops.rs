@@ -11,6 +11,7 @@ use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
 use super::iov_iter::IovIter;
 use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
 use super::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
+use super::transfer::Transfer;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::{null_mut, NonNull};
@@ -63,16 +64,15 @@ pub(crate) trait Backend: Sized + 'static {
     ) -> Source;
     /// What a read comes to for which there is no object or no file.
     fn read_refused(object: Option<ArcBorrow<'_, Self::Object>>) -> Result<usize>;
-    /// Reads into `into` and calls `done` once, now or later. Before that, it passes over all of
-    /// `into`, if the netfs looks.
+    /// Reads into `into` and finishes it once, now or later. Before that, it passes over all of it, if the
+    /// netfs looks.
     fn read(
         object: ArcBorrow<'_, Self::Object>,
         resources: &Resources<'_>,
         file: File,
         start: u64,
-        into: &mut IovIter<'_>,
+        into: Transfer<'_>,
         on_hole: OnHole,
-        done: Termination,
     );
     /// Says where a read is to get its data from, and shortens it to what can be had from there.
     /// `ready` waits for the object and its file.
@@ -105,14 +105,8 @@ pub(crate) trait Backend: Sized + 'static {
         upper: usize,
         is_new: bool,
     ) -> Result<usize>;
-    /// Writes all of `from` at `at` and calls `done` once, now or later.
-    fn write(
-        object: ArcBorrow<'_, Self::Object>,
-        file: File,
-        at: u64,
-        from: &mut IovIter<'_>,
-        done: Termination,
-    );
+    /// Writes all of `from` at `at` and finishes it once, now or later.
+    fn write(object: ArcBorrow<'_, Self::Object>, file: File, at: u64, from: Transfer<'_>);
     /// Writes what the cache can take of `write`, and finishes it once, now or later.
     fn issue_write(object: ArcBorrow<'_, Self::Object>, file: File, write: WriteSubrequest<'_>);
     /// The netfs has changed the size of its file.
@@ -467,15 +461,15 @@ impl<B: Backend> Table<B> {
         private: *mut kernel::ffi::c_void,
     ) -> i32 {
         // SAFETY: The iterator is the caller's for this call; the function is the netfs's, to be
-        // called once.
-        let (mut into, done) = unsafe {
-            (
+        // called once, until when it holds the memory.
+        let mut into = unsafe {
+            Transfer::new(
                 IovIter::from_raw(iter),
                 Termination::from_raw(func, private),
             )
         };
-        into.advance(usize::MAX);
-        done.finish(Err(EIO), false);
+        into.take_all();
+        into.finish(Err(EIO));
         0
     }
 
@@ -488,12 +482,12 @@ impl<B: Backend> Table<B> {
         private: *mut kernel::ffi::c_void,
     ) -> i32 {
         // SAFETY: The operation has begun; the iterator is the caller's for this call; the
-        // function is the netfs's, to be called once.
-        let (resources, mut into, done) = unsafe {
+        // function is the netfs's, to be called once, until when it holds the memory.
+        let (resources, mut into) = unsafe {
+            let told = Termination::from_raw(func, private);
             (
                 Resources::from_raw(raw),
-                IovIter::from_raw(iter),
-                Termination::from_raw(func, private),
+                Transfer::new(IovIter::from_raw(iter), told),
             )
         };
         let ready = resources.wait_for(Want::Read);
@@ -505,13 +499,12 @@ impl<B: Backend> Table<B> {
                 &resources,
                 file,
                 start,
-                &mut into,
+                into,
                 OnHole::from_raw(on_hole),
-                done,
             ),
             (object, _, _) => {
-                into.advance(usize::MAX);
-                done.finish(B::read_refused(object), false);
+                into.take_all();
+                into.finish(B::read_refused(object));
             }
         }
         // The completion has the result, or will have it. An error here as well would make a

@@ -33,6 +33,7 @@ pub(crate) mod subrequest;
 pub(crate) mod sysctl;
 pub(crate) mod time;
 pub(crate) mod trace;
+pub(crate) mod transfer;
 pub(crate) mod vec;
 pub(crate) mod work;
 pub(crate) mod xarray;

@@ -9,6 +9,7 @@ use super::fscache_ops::{ready, Backend, Table};
 use super::iov_iter::IovIter;
 use super::netfs::{Resources, Source, Termination, Want};
 use super::subrequest::{ReadSubrequest, WriteSubrequest};
+use super::transfer::Transfer;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::error::Result;
@@ -109,12 +110,12 @@ impl<B: Backend> Table<B> {
     ) -> i32 {
         // SAFETY: The operation has begun; it ends after the termination at the earliest, which is
         // called last. The iterator is the caller's for this call; the function is the netfs's, to
-        // be called once.
-        let (resources, mut from, done) = unsafe {
+        // be called once, until when it holds the memory.
+        let (resources, from) = unsafe {
+            let told = Termination::from_raw(func, private);
             (
                 Resources::from_raw(raw),
-                IovIter::from_raw(iter),
-                Termination::from_raw(func, private),
+                Transfer::new(IovIter::from_raw(iter), told),
             )
         };
         let able = resources.wait_for(Want::Write);
@@ -122,12 +123,12 @@ impl<B: Backend> Table<B> {
         let ready = unsafe { ready::<B>(&resources, Want::Write) };
         match (ready, u64::try_from(start)) {
             (Some((object, file)), Ok(at)) if able => {
-                B::write(object, file, at, &mut from, done);
+                B::write(object, file, at, from);
                 // The completion has the result, or will have it.
                 0
             }
             _ => {
-                done.finish(Err(ENOBUFS), false);
+                from.finish(Err(ENOBUFS));
                 ENOBUFS.to_errno()
             }
         }

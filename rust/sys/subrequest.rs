@@ -7,6 +7,7 @@ use super::file::File;
 use super::fscache::Cookie;
 use super::iov_iter::IovIter;
 use super::netfs::{ReadFlags, Resources, Termination};
+use super::transfer::Transfer;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -222,13 +223,11 @@ impl<'a> WriteSubrequest<'a> {
         unsafe { IovIter::from_raw(self.parts.iter) }
     }
 
-    /// Turns it into what is to be written and what is to be called then. The iterator is valid
-    /// until that has been called.
-    pub(crate) fn submit(self, write: impl FnOnce(&mut IovIter<'_>, Termination)) {
-        // SAFETY: Valid and ours by the type invariant. `write` gets the termination, after which
-        // the iterator may be gone: it only copies it before, as `aio::write` does.
-        let mut iter = unsafe { IovIter::from_raw(self.parts.iter) };
-        write(&mut iter, self.done);
+    /// What is to be written, and whom to tell.
+    pub(crate) fn into_transfer(self) -> Transfer<'a> {
+        // SAFETY: Valid and ours by the type invariant, until the termination is finished, as is what the
+        // iterator describes.
+        unsafe { Transfer::new(IovIter::from_raw(self.parts.iter), self.done) }
     }
 
     /// Finishes it.
