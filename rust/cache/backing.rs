@@ -266,12 +266,23 @@ impl Backing {
     /// Punches what is not data from `at` to `end`; what is stays.
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
         self.clean(|punch| {
-            let punch = |hole, len| punch(file, hole, len);
-            self.known.while_removing(file, || {
-                // What somebody has read of it while it was being written is no hole any more.
-                file.drop_pages();
-                each_hole(file, at, end, punch)
-            })
+            let holes = || {
+                let mut all = 0;
+                each_hole(file, at, end, |_, len| {
+                    all += len;
+                    Ok(())
+                })
+                .map(|()| all)
+            };
+            let punch = || each_hole(file, at, end, |hole, len| punch(file, hole, len));
+            // What somebody has read of it while it was being written is no hole any more, until its
+            // pages are dropped.  Reads under way may have taken it for data; there are no others to fail.
+            let before = holes()?;
+            file.drop_pages();
+            match holes()? > before {
+                true => self.known.while_removing(file, punch),
+                false => self.known.while_changing(punch),
+            }
         })
     }
 
