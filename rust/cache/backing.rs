@@ -266,20 +266,12 @@ impl Backing {
     /// Punches what is not data from `at` to `end`; what is stays.
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
         self.clean(|punch| {
-            let holes = || {
-                let mut all = 0;
-                each_hole(file, at, end, |_, len| {
-                    all += len;
-                    Ok(())
-                })
-                .map(|()| all)
-            };
             let punch = || each_hole(file, at, end, |hole, len| punch(file, hole, len));
             // What somebody has read of it while it was being written is no hole any more, until its
             // pages are dropped.  Reads under way may have taken it for data; there are no others to fail.
-            let before = holes()?;
+            let before = bytes_of_holes(file, at, end)?;
             file.drop_pages();
-            match holes()? > before {
+            match bytes_of_holes(file, at, end)? > before {
                 true => self.known.while_removing(file, punch),
                 false => self.known.while_changing(punch),
             }
@@ -440,6 +432,16 @@ fn each_hole(
     Ok(())
 }
 
+/// How much of what lies from `at` to `end` is holes.
+fn bytes_of_holes(file: &File, at: u64, end: u64) -> Result<u64> {
+    let mut holes = 0;
+    each_hole(file, at, end, |_, len| {
+        holes += len;
+        Ok(())
+    })?;
+    Ok(holes)
+}
+
 /// Frees what blocks a file that was found in the cache has and that were never written, as a power
 /// cut in the middle of a fill leaves them. Nobody else reads the file; but a daemon's write to it, as to
 /// an object of before, may still be under way, which `writers` tells.
@@ -448,11 +450,8 @@ fn each_hole(
 /// does.
 pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
     file.drop_pages();
-    let (size, mut holes) = (file.size(), 0);
-    each_hole(file, 0, size, |_, len| {
-        holes += len;
-        Ok(())
-    })?;
+    let size = file.size();
+    let holes = bytes_of_holes(file, 0, size)?;
     // What the file system needs to find the blocks is counted too.
     if holes == 0 || file.allocated()? <= size - holes {
         return Ok(());
