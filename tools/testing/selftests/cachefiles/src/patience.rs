@@ -3,8 +3,8 @@
 //! How long a test waits for what must happen.
 //!
 //! Lives here: the one factor by which every such bound is longer on a kernel that checks all it
-//! does, waiting for a thread within such a bound, and whether a thread waits itself.  Never here: how long nothing must happen,
-//! which is no bound.
+//! does, waiting for a thread within such a bound, and whether a thread waits itself.  Never here:
+//! how long nothing must happen, which is no bound.
 
 use anyhow::{ensure, Context, Result};
 use rustix::{process::Pid, thread::gettid};

@@ -323,6 +323,19 @@ fn truncate(path: &Path, size: usize) -> Result<()> {
     run("perl", &["-e", &cut, &path]).map(|_| ())
 }
 
+/// Without its pages, the file is the image at the client and on the server.
+fn nothing_comes_back(lab: &Lab, scene: &Scene, what: &str) -> Result<()> {
+    settle()?;
+    drop_pages()?;
+    let got = check_both(&scene.client, &scene.remote, "file", &scene.image);
+    if lab.is_peer() {
+        // C serves what it had, and gives it to the server.
+        println!("C, {what}: {got:?}");
+        return Ok(());
+    }
+    got.with_context(|| what.to_owned())
+}
+
 /// A file that nobody has open is cut, of which FS-Cache does not tell the cache.  What was cut off does
 /// not come back, to the client or to the server.
 fn ninep_cut_by_its_name(lab: &Lab) -> Result<()> {
@@ -348,15 +361,7 @@ fn ninep_cut_by_its_name(lab: &Lab) -> Result<()> {
             file.write_all_at(b"x", 200)?;
             file.sync_all()?;
         }
-        settle()?;
-        drop_pages()?;
-        let got = check_both(&scene.client, &scene.remote, "file", &scene.image);
-        if lab.is_peer() {
-            // C serves what it had, and gives it to the server.
-            println!("C, growing: {grows}: {got:?}");
-            continue;
-        }
-        got.with_context(|| format!("growing: {grows}"))?;
+        nothing_comes_back(lab, &scene, &format!("growing: {grows}"))?;
     }
     Ok(())
 }
@@ -386,14 +391,7 @@ fn ninep_cut_that_the_cookie_does_not_know(lab: &Lab) -> Result<()> {
         scene.image.extend_from_slice(&written);
         file.write_all_at(&written, size as u64)?;
         file.sync_all()?;
-        settle()?;
-        drop_pages()?;
-        let got = check_both(&scene.client, &scene.remote, "file", &scene.image);
-        if lab.is_peer() {
-            println!("C, cut to {cut}: {got:?}");
-            continue;
-        }
-        got.with_context(|| format!("cut to {cut}"))?;
+        nothing_comes_back(lab, &scene, &format!("cut to {cut}"))?;
     }
     Ok(())
 }
