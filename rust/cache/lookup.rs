@@ -24,7 +24,8 @@ use kernel::sync::Arc;
 
 /// Brings the cookie into service (`cachefiles_lookup_cookie()`), and says whether it can be cached.
 /// The object is `made` before anybody can begin an operation; one without a file is what whoever has
-/// begun one meanwhile refers to, until FS-Cache withdraws it.
+/// begun one meanwhile refers to, until FS-Cache withdraws it. On demand, where nobody else has the
+/// data, it stays: whoever reads it gets `EIO`.
 pub(crate) fn look_up(
     volume: &Arc<Volume>,
     cookie: &Cookie,
@@ -66,8 +67,16 @@ pub(crate) fn look_up(
             object.seen(Seen::LookupCookie);
             true
         }
+        Err(error) if cache.on_demand.is_some() => {
+            log::warn_limited!(
+                "object {:x}: not served, for it got no file: error {}",
+                object.debug_id,
+                error.to_errno()
+            );
+            left_without_file(&object, error);
+            true
+        }
         Err(error) => {
-            object.seen(Seen::LookupFailed);
             failed(&object, error);
             give_up(cache, cookie);
             object.backing.settle();
@@ -86,11 +95,20 @@ fn give_up(cache: &Cache, cookie: &Cookie) {
 }
 
 fn failed(object: &Object, error: Error) {
+    object.seen(Seen::LookupFailed);
     log::debug!(
         "object {:x}: lookup failed with error {}",
         object.debug_id,
         error.to_errno()
     );
+}
+
+/// What is served on demand stays in service without a file, until the netfs lets go of the cookie:
+/// whoever reads it gets `EIO`. If the cookie were withdrawn, it would be FS-Cache's `ENOBUFS`.
+fn left_without_file(object: &Object, error: Error) {
+    failed(object, error);
+    object.cache().requests().drop_object(&object.demand);
+    object.backing.settle();
 }
 
 /// A lookup that has its file and not yet the size, which only the daemon knows.
@@ -140,12 +158,7 @@ impl Job for Pending {
             Err(error) => {
                 // What was found and is not served must be closed before somebody waits for that.
                 drop(self);
-                failed(&object, error);
-                // The object stays, without a file, until the netfs lets go of the cookie: who
-                // reads it gets `EIO`. If the cookie were withdrawn, it would be FS-Cache's
-                // `ENOBUFS`.
-                object.cache().requests().drop_object(&object.demand);
-                object.backing.settle();
+                left_without_file(&object, error);
             }
         }
     }
