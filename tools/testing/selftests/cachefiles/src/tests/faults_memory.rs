@@ -4,9 +4,7 @@
 //! once, one at a time.  Whoever asked gets an error, and the next try works, with every byte right.
 //! What happens in between is in `faults_requests.rs`.
 
-use super::faults_scene::{
-    mount, mounted, read, read_right, right_or_eio, serve, told, unmount, withdrawn, Outcome,
-};
+use super::faults_scene::{mount, mounted, read_right, right_in_the_end, serve, told, unmount};
 use crate::{
     cachefilesd::no_volumes,
     claim::cache_files,
@@ -104,31 +102,9 @@ fn bind_into_an_empty_directory(lab: &Lab) -> Result<()> {
 
 /// Mounts under the fault.  An image that could not be mounted can be then, and is right.
 fn open(lab: &Lab, fault: &mut Fault, block: u32, failed: &mut u32) -> Result<()> {
-    let mount = match fault.during(|| mount(lab))?? {
-        Ok(mount) => {
-            // The blob was opened in the background.  If that failed, FS-Cache has no cache for
-            // it, and says so.
-            match read(&mount, block)? {
-                Err(error) if errno(&error) == Some(Errno::NOBUFS) => {}
-                got => {
-                    if right_or_eio(got, block)? == Outcome::Right {
-                        return unmount(mount);
-                    }
-                }
-            }
-            unmount(mount)?;
-            mounted(lab)
-        }
-        Err(error) => {
-            ensure!(fault.hit()?, "{error} although there was memory");
-            withdrawn()?;
-            mounted(lab)
-        }
-    };
-    *failed += 1;
-    let mount = mount.context("the next try")?;
-    read_right(&mount, block)?;
-    unmount(mount)
+    let got = fault.during(|| mount(lab))??;
+    *failed += u32::from(right_in_the_end(lab, fault, got, block)?);
+    Ok(())
 }
 
 /// The cache files of the image and of its blob, which is opened behind the mount's back.

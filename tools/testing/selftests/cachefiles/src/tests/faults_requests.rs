@@ -4,8 +4,8 @@
 //! Whoever asked gets an error, and the next try works, with every byte right.
 
 use super::faults_scene::{
-    blobs, bytes, each_read, forget_pages, in_time, meta, mounted, read, read_right, right_or_eio,
-    serve, told, unmount, withdrawn, Outcome, BOUND, SIZE,
+    blobs, bytes, each_read, forget_pages, in_time, meta, mounted, read, read_right,
+    right_in_the_end, right_or_eio, serve, told, unmount, Outcome, BOUND, SIZE,
 };
 use crate::{
     daemon::{Daemon, Event, Manner},
@@ -58,17 +58,8 @@ impl Opening {
     /// first.
     fn serve(self, lab: &Lab, fault: &Fault) -> Result<()> {
         let _daemon = Daemon::patient(self.device, blobs(Manner::Serve))?;
-        let mount = match in_time("a mount", self.mount)? {
-            Err(error) => {
-                ensure!(fault.hit()?, "{error} although there was memory");
-                withdrawn()?;
-                mounted(lab)
-            }
-            mount => mount.context("mounting"),
-        };
-        let mount = mount?;
-        read_right(&mount, 5)?;
-        unmount(mount)
+        let got = in_time("a mount", self.mount)?;
+        right_in_the_end(lab, fault, got, 5).map(drop)
     }
 }
 

@@ -101,6 +101,39 @@ pub fn mounted(lab: &Lab) -> Result<Mount> {
     mount(lab)?.context("mounting")
 }
 
+/// An image that was mounted under the fault, or could not be, has this block right, at the latest
+/// when it is mounted once more; whether it had to be.
+pub fn right_in_the_end(
+    lab: &Lab,
+    fault: &Fault,
+    mount: Result<Mount, Errno>,
+    block: u32,
+) -> Result<bool> {
+    match mount {
+        Ok(mount) => {
+            // The blob is opened behind the mount's back.
+            let right = match read(&mount, block)? {
+                // There was no memory for the object itself, and FS-Cache says that it has no cache.
+                Err(error) if errno(&error) == Some(Errno::NOBUFS) => false,
+                got => right_or_eio(got, block)? == Outcome::Right,
+            };
+            unmount(mount)?;
+            if right {
+                return Ok(false);
+            }
+            ensure!(fault.hit()?, "the blob failed although there was memory");
+        }
+        Err(error) => {
+            ensure!(fault.hit()?, "{error} although there was memory");
+            withdrawn()?;
+        }
+    }
+    let mount = mounted(lab).context("the next try")?;
+    read_right(&mount, block)?;
+    unmount(mount)?;
+    Ok(true)
+}
+
 /// Unmounts, and waits until the cache has no object any more: withdrawing them is the work of
 /// FS-Cache's own threads.
 pub fn unmount(mut mount: Mount) -> Result<()> {

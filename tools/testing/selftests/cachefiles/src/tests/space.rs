@@ -2,19 +2,21 @@
 
 //! Full disks: readers of what cannot be cached get an error, and the cache stays sound.
 
+use super::faults_scene::withdrawn;
 use crate::{
     blob::{pattern, Blob},
     cachefilesd::Counters,
+    claim::cache_files,
     daemon::{Blobs, Daemon, Manner},
     group,
     image::{Image, BLOCK},
     kernel::run,
     lab::{Cache, Lab},
     mount::Mount,
-    stage,
+    stage::{self, read_block_here},
 };
 use anyhow::{ensure, Context, Result};
-use cachefiles_client::{cache::limits::Levels, CacheConfig, Device};
+use cachefiles_client::{cache::limits::Levels, CacheConfig, Device, Errno};
 use rustix::fs::{fallocate, statvfs, FallocateFlags};
 use std::{fs::File, os::unix::fs::FileExt, path::Path};
 
@@ -156,7 +158,8 @@ fn no_inodes_left(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// Below fstop no new file is made, while what has a file can be read; above it, again.
+/// Below fstop no new file is made, while what has a file can be read; above it, again.  A reader whose
+/// blob got no file has EIO, and is right once mounted anew.
 fn below_fstop(lab: &Lab) -> Result<()> {
     let cache = lab.cache_of(8)?;
     let device = Device::open()?;
@@ -191,7 +194,21 @@ fn below_fstop(lab: &Lab) -> Result<()> {
     let moved = Counters::now()?.since(&before);
     ensure!(moved.get("NoSpace.ncr") > 0, "not counted: {moved:?}");
     block(&Mount::with(lab.base(), "meta", domain)?).context("what has a file")?;
+    withdrawn()?;
+    let blob = cache_files(cache.dir())
+        .into_iter()
+        .find(|file| file.ends_with("Dblob"))
+        .context("the blob's file")?;
+    std::fs::remove_file(blob)?;
+    let mut lacking = Mount::with(lab.base(), "meta", domain).context("the image has a file")?;
+    // On C, FS-Cache says that there is no cache for it.
+    let error = lab.with_ours(Errno::IO, Errno::NOBUFS);
+    for what in ["a read without a file", "the next"] {
+        stage::expect_error(read_block_here(&lacking.path("file"), 0), error, what)?;
+    }
+    lacking.unmount()?;
     std::fs::remove_dir_all(&dir)?;
+    block(&Mount::with(lab.base(), "meta", domain)?).context("the blob has a file again")?;
     Mount::with(lab.base(), "meta2", domain).context("with room again")?;
     Ok(())
 }
