@@ -164,13 +164,17 @@ static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from,
 	return ret;
 }
 
-/* As the block layer will ask; a file system without one device has its own rules. */
+/*
+ * As the block layer will ask; a file system without one device has its own rules.  An
+ * empty iterator may be past its last segment, which iov_iter_is_aligned() looks at.
+ */
 bool cfrs_takes_directly(struct file *file, const struct iov_iter *from)
 {
 	struct block_device *bdev = file_inode(file)->i_sb->s_bdev;
 
-	return !bdev || iov_iter_is_aligned(from, bdev_dma_alignment(bdev),
-					    bdev_logical_block_size(bdev) - 1);
+	return !bdev || !iov_iter_count(from) ||
+	       iov_iter_is_aligned(from, bdev_dma_alignment(bdev),
+				   bdev_logical_block_size(bdev) - 1);
 }
 
 ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,

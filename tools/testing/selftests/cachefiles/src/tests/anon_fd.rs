@@ -26,6 +26,7 @@ use rustix::{
 };
 use std::{
     fs::File,
+    io::IoSlice,
     ops::Range,
     os::{fd::AsFd, unix::fs::FileExt},
     path::Path,
@@ -49,6 +50,7 @@ group!("anon_fd":
     unaligned_buffer,
     unaligned_write_shows_nothing_early,
     large_write,
+    write_in_segments,
     write_cut_in_a_block,
     written_from_a_mapping_of_the_image,
     late_write_into_another_objects_file,
@@ -393,6 +395,45 @@ fn large_write(lab: &Lab) -> Result<()> {
     let wrote = fd.write_at(&bytes(0, SIZE), 0)?;
     ensure!(wrote as u64 == SIZE, "{wrote} of {SIZE} bytes");
     stage::expect_file(&stage.file())?;
+    ensure!(
+        stage.daemon.is_quiet(Duration::from_millis(50)),
+        "a READ for what was written"
+    );
+    Ok(())
+}
+
+/// Many pieces of memory in one write, of whole blocks, and of a few bytes each that end with them in the
+/// midst of a block.
+fn write_in_segments(lab: &Lab) -> Result<()> {
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    let write = |at: u64, data: &[u8], piece: usize| -> Result<()> {
+        let pieces: Vec<IoSlice> = data.chunks(piece).map(IoSlice::new).collect();
+        let wrote = rustix::io::pwritev(&*fd, &pieces, at)?;
+        ensure!(wrote == data.len(), "{wrote} of {} bytes", data.len());
+        Ok(())
+    };
+    write(10 * BLOCK, &bytes(10 * BLOCK, 9 * BLOCK), BLOCK as usize)?;
+    for block in 10..19 {
+        expect_data(read_block_here(&stage.file(), block), block)?;
+    }
+    if lab.is_peer() {
+        // It takes no odd pieces.
+        return Ok(());
+    }
+    // Nine pieces are more than the kernel has room for on its stack.
+    for (block, pieces) in [(20, 2), (21, 8), (22, 9), (23, 16)] {
+        let start = block * BLOCK;
+        let data = bytes(start, BLOCK);
+        let (from, to) = (100, 100 + 10 * pieces);
+        write(start + from as u64, &data[from..to], 10)?;
+        // To its end.
+        write(start + to as u64, &data[to..], 600)?;
+        write(start, &data[..from], from)?;
+    }
+    for block in 20..24 {
+        expect_data(read_block_here(&stage.file(), block), block)?;
+    }
     ensure!(
         stage.daemon.is_quiet(Duration::from_millis(50)),
         "a READ for what was written"
