@@ -10,7 +10,7 @@ use super::volume::Volume;
 use super::{inject, Cache};
 use crate::sys::dentry::{Dentry, LockedDir};
 use crate::sys::errno::ESTALE;
-use crate::sys::fscache::CookieFlag;
+use crate::sys::fscache::{Cookie, CookieFlag, Uses};
 use crate::sys::log;
 use crate::sys::time::{tick, Tick};
 use crate::sys::trace::{self, Killed, Seen, Where};
@@ -26,6 +26,7 @@ pub(crate) fn withdraw_object(object: &Object) {
 }
 
 fn take_down(object: &Object) {
+    let watch = Watch::begin(&object.cookie);
     object.retire();
     // Nobody waits for the daemon any more, so that only a worker can still be at it.
     object.backing.settled().wait();
@@ -39,7 +40,8 @@ fn take_down(object: &Object) {
             .backing
             .trust
             .is_good_for(object.cookie.invalidations());
-    if object.cookie.is(CookieFlag::Retired) || !is_good {
+    let goes = object.cookie.is(CookieFlag::Retired) || !is_good;
+    if goes {
         if open.unnamed {
             object.seen(Seen::DropUnnamed);
             discard_stale(object);
@@ -53,19 +55,45 @@ fn take_down(object: &Object) {
             object.cookie.clear(CookieFlag::LocalWrite);
         }
     } else {
-        commit_at_end(object, &mut open, ended.is_some());
+        keep(object, &mut open);
     }
     let_go(object, open);
+    // It may have ended meanwhile.
+    let ended = object.cache().disk.ended().is_some();
+    if ended && !goes && watch.may_have_missed(&object.cookie) {
+        object.cookie.set(CookieFlag::LocalWrite);
+    }
 }
 
-/// Milliseconds in which nobody is thought to open, to write and to close a file. A disk that takes so long
-/// to name one is not well, or frozen.
+/// While a cookie is withdrawn FS-Cache does not note who begins to write to its file; and when the cache
+/// ends, no other notes it for it. So that the next cache knows, we do, if somebody may have.
+struct Watch {
+    began: Tick,
+    uses: Uses,
+}
+
+/// Milliseconds in which nobody is thought to open and to write to a file, and it or another user of
+/// the file to close it. A disk that takes so long to name one is not well, or frozen.
 const HIDDEN_MS: u64 = 100;
 
-/// Stores attributes and name. While the cache is `ended`, FS-Cache does not note who begins to write to
-/// a file that is being committed; so that the next cache knows, we do, if somebody may have.
-fn commit_at_end(object: &Object, open: &mut CacheFile, ended: bool) {
-    let (began, uses) = (tick(), object.cookie.uses());
+impl Watch {
+    fn begin(cookie: &Cookie) -> Self {
+        Watch {
+            began: tick(),
+            uses: cookie.uses(),
+        }
+    }
+
+    /// Whether somebody may have begun to use the file since.
+    fn may_have_missed(&self, cookie: &Cookie) -> bool {
+        // Who opens it hides behind who closes it, if there is a third.
+        let hidden = || self.began.is_older_than(HIDDEN_MS) && cookie.used_since(self.began);
+        cookie.uses() != self.uses || hidden()
+    }
+}
+
+/// Stores attributes and name.
+fn keep(object: &Object, open: &mut CacheFile) {
     if let Err(error) = commit(object, open) {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
@@ -75,12 +103,6 @@ fn commit_at_end(object: &Object, open: &mut CacheFile, ended: bool) {
         if open.unnamed {
             discard_stale(object);
         }
-    }
-    let cookie = &object.cookie;
-    // Who has the file open hides who opens, writes, waits for that, and closes meanwhile.
-    let hidden = || began.is_older_than(HIDDEN_MS) && cookie.used_since(began);
-    if ended && (cookie.uses() != uses || hidden()) {
-        cookie.set(CookieFlag::LocalWrite);
     }
 }
 

@@ -39,7 +39,8 @@ unsafe impl AlwaysRefCounted for Cookie {
     }
 }
 
-/// How a netfs uses its file, at one moment: who begins or ceases to makes it another value.
+/// How a netfs uses its file, at one moment: who begins or ceases to makes it another value, unless
+/// one does the one and another one the other.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Uses {
     active: i32,
