@@ -235,7 +235,7 @@ impl Backing {
         // CAST: At most a block.
         let offset = (at - start) as usize;
         let removals = Known::removals(file);
-        if is_whole(file, start)? {
+        if self.is_whole(file, start)? {
             // These bytes are only written again.
             let mut whole = Block::zeroed()?;
             file.read_block(start, &mut whole)?;
@@ -254,27 +254,36 @@ impl Backing {
         }
     }
 
+    /// Whether the block at `start` is data to its end.
+    fn is_whole(&self, file: &File, start: u64) -> Result<bool> {
+        let end = start + BLOCK;
+        self.known.look(file, start, end, || {
+            Ok(
+                matches!(file.next_data(start)?, Extent::At(data) if data == start)
+                    && matches!(file.next_hole(start)?, Extent::At(hole) if hole >= end),
+            )
+        })
+    }
+
     /// Makes `len` bytes at `at`, whole blocks, a hole again, without blocks of the disk.
     ///
     /// A direct write that fails can leave its blocks allocated and unwritten. The file system calls
     /// such a block a hole only as long as nobody has read it through the page cache; then it is
     /// zeros.
     fn punch(&self, file: &File, at: u64, len: u64) -> Result {
-        self.clean(|punch| self.known.while_removing(file, || punch(file, at, len)))
+        // From now on: it may take long until nobody writes.
+        self.known
+            .while_removing(file, || self.clean(|punch| punch(file, at, len)))
     }
 
     /// Punches what is not data from `at` to `end`; what is stays.
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
         self.clean(|punch| {
-            let punch = || each_hole(file, at, end, |hole, len| punch(file, hole, len));
-            // What somebody has read of it while it was being written is no hole any more, until its
-            // pages are dropped.  Reads under way may have taken it for data; there are no others to fail.
-            let before = bytes_of_holes(file, at, end)?;
-            file.drop_pages();
-            match bytes_of_holes(file, at, end)? > before {
-                true => self.known.while_removing(file, punch),
-                false => self.known.while_changing(punch),
-            }
+            // No read has taken it for data: see `Known::look`.
+            file.drop_pages(at, end);
+            self.known.while_changing(|| {
+                unless_unsupported(each_hole(file, at, end, |hole, len| punch(file, hole, len)))
+            })
         })
     }
 
@@ -315,7 +324,7 @@ impl Backing {
         if from.copy_out(&mut block) != block.len() {
             return Err(EFAULT);
         }
-        let again = is_whole(file, at)?;
+        let again = self.is_whole(file, at)?;
         self.add_block(file, at, &block, again)?;
         Ok(block.len())
     }
@@ -449,8 +458,8 @@ fn bytes_of_holes(file: &File, at: u64, end: u64) -> Result<u64> {
 /// They too are a hole only as long as nobody has read them through the page cache, as a backup
 /// does.
 pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
-    file.drop_pages();
     let size = file.size();
+    file.drop_pages(0, size);
     let holes = bytes_of_holes(file, 0, size)?;
     // What the file system needs to find the blocks is counted too.
     if holes == 0 || file.allocated()? <= size - holes {
@@ -458,22 +467,19 @@ pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
     }
     // Nobody fills a hole when it is about to be punched.
     let _alone = writers.alone();
-    each_hole(file, 0, size, |hole, len| file.punch_hole(hole, len)).or_else(|error| match error {
-        // Nor does such a file system reserve what it has not written.
-        EOPNOTSUPP => Ok(()),
-        error => Err(error),
-    })
+    // That may have taken long.
+    file.drop_pages(0, size);
+    unless_unsupported(each_hole(file, 0, size, |hole, len| {
+        file.punch_hole(hole, len)
+    }))
 }
 
-/// Whether the block at `start` is data to its end.
-fn is_whole(file: &File, start: u64) -> Result<bool> {
-    Ok(
-        matches!(file.next_data(start)?, Extent::At(data) if data == start)
-            && match file.next_hole(start)? {
-                Extent::At(hole) => hole >= start + BLOCK,
-                Extent::None => false,
-            },
-    )
+/// A file system that cannot punch does not reserve what it has not written either.
+fn unless_unsupported(punched: Result) -> Result {
+    match punched {
+        Err(EOPNOTSUPP) => Ok(()),
+        punched => punched,
+    }
 }
 
 impl Store for Backing {

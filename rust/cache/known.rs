@@ -12,6 +12,11 @@
 //! A daemon's write may be under way for longer than its object is there, and what has to be removed
 //! behind it may be in a file that is another object's by then. So what is removed is counted by
 //! files, and not by objects.
+//!
+//! What the file system says is not the whole truth. A block that is allocated and was never written, as a
+//! write that fails or a power cut leaves them, it calls a hole, unless somebody has read it through the
+//! page cache, as a backup does: then it is data, all zeros. So nothing is learned where there are
+//! pages: [`Known::look`] drops them and looks again.
 
 use crate::sys::file::{File, Stamp};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -36,22 +41,46 @@ struct Range {
 pub(crate) struct Known {
     #[pin]
     range: SpinLock<Range>,
+    /// Pages dropped.
+    drops: Counts,
 }
 
-/// Counts what was taken out of files, and may have been read.
+/// Counts what is done to files while others look at them or read them.
 struct Counts {
     begun: AtomicU32,
     over: AtomicU32,
 }
 
+impl Counts {
+    const fn new() -> Self {
+        Counts {
+            begun: AtomicU32::new(0),
+            over: AtomicU32::new(0),
+        }
+    }
+
+    /// Those there have been.
+    fn now(&self) -> Removals {
+        let begun = self.begun.load(Ordering::SeqCst);
+        let over = self.over.load(Ordering::SeqCst);
+        Removals((begun == over).then_some(begun))
+    }
+
+    /// Does one more.
+    fn count<T>(&self, what: impl FnOnce() -> T) -> T {
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let done = what();
+        self.over.fetch_add(1, Ordering::SeqCst);
+        done
+    }
+}
+
 /// Each of them is of many files. A read of another one that is under way can fail therefore, once in
 /// so many times, when a daemon's write has ended in the midst of a block.
-static COUNTS: [Counts; 256] = [const {
-    Counts {
-        begun: AtomicU32::new(0),
-        over: AtomicU32::new(0),
-    }
-}; 256];
+static COUNTS: [Counts; 256] = [const { Counts::new() }; 256];
+
+/// How often a range is looked at in which somebody else's pages are in the way.
+const LOOKS: u32 = 4;
 
 fn counts(file: &Stamp) -> &'static Counts {
     &COUNTS[file.hash() % COUNTS.len()]
@@ -64,15 +93,16 @@ pub(crate) struct Removals(Option<u32>);
 impl Removals {
     /// Those there have been.
     fn of(file: &Stamp) -> Self {
-        let counts = counts(file);
-        let begun = counts.begun.load(Ordering::SeqCst);
-        let over = counts.over.load(Ordering::SeqCst);
-        Removals((begun == over).then_some(begun))
+        counts(file).now()
     }
 
     /// Whether there have been no more.
     fn are_all(self, file: &Stamp) -> bool {
-        self.0 == Some(counts(file).begun.load(Ordering::SeqCst))
+        self.are_all_in(counts(file))
+    }
+
+    fn are_all_in(self, counts: &Counts) -> bool {
+        self.0 == Some(counts.begun.load(Ordering::SeqCst))
     }
 }
 
@@ -91,17 +121,44 @@ impl Known {
                 Range { epoch: 0, file: None, removals: Removals(None), start: 0, end: 0 },
                 "Known::range"
             ),
+            drops: Counts::new(),
         })
     }
 
     /// Takes data out of the file that somebody may be about to read. Who does has to ask
     /// [`nothing_removed_since`](Self::nothing_removed_since), as a hole reads as zeros.
     pub(crate) fn while_removing<T>(&self, file: &File, remove: impl FnOnce() -> T) -> T {
-        let counts = counts(&file.stamp());
-        counts.begun.fetch_add(1, Ordering::SeqCst);
-        let removed = self.while_changing(remove);
-        counts.over.fetch_add(1, Ordering::SeqCst);
-        removed
+        counts(&file.stamp()).count(|| self.while_changing(remove))
+    }
+
+    /// What `look` finds in the file from `at` to `end`, with nobody's pages in the way. Somebody who
+    /// keeps them there against all tries, as one that writes to them does, is believed.
+    pub(crate) fn look<T>(
+        &self,
+        file: &File,
+        at: u64,
+        end: u64,
+        mut look: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        for _ in 0..LOOKS {
+            let before = self.drops.now();
+            if !file.has_pages(at, end) {
+                let found = look()?;
+                // One that was there while we looked is there, or somebody has dropped it.
+                if !file.has_pages(at, end) && before.are_all_in(&self.drops) {
+                    return Ok(found);
+                }
+            }
+            self.drop_pages(file, at, end);
+        }
+        look()
+    }
+
+    /// Forgets what is known, and what somebody has read through the page cache.
+    #[cold]
+    fn drop_pages(&self, file: &File, at: u64, end: u64) {
+        self.drops
+            .count(|| self.while_changing(|| file.drop_pages(at, end)));
     }
 
     /// What has been taken out. Data that is found in the file afterwards is data until something is.

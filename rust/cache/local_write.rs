@@ -126,7 +126,11 @@ fn shorten(object: &Object, file: &File, size: u64) -> Result {
         return Ok(());
     }
     let data = inject::read()
-        .and_then(|()| file.next_data(blocks - BLOCK))
+        .and_then(|()| {
+            let last = blocks - BLOCK;
+            let known = &object.backing.known;
+            known.look(file, last, blocks, || file.next_data(last))
+        })
         .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?;
     if !matches!(data, Extent::At(data) if data < blocks) {
         // A hole must stay one: zeroing would allocate a block, unwritten, which the file system

@@ -128,14 +128,20 @@ pub(crate) fn query(
     }
     let piece = granularity.max(object.cache().disk.block_size.into());
     let unknown = |_| ENOBUFS;
-    inject::read().map_err(unknown)?;
-    let Extent::At(data) = file.next_data(range.start).map_err(unknown)? else {
-        return Err(ENODATA);
-    };
-    inject::read().map_err(unknown)?;
-    let Extent::At(hole) = file.next_hole(data).map_err(unknown)? else {
-        return Err(ENODATA);
-    };
+    let (data, hole) = object
+        .backing
+        .known
+        .look(file, range.start, range.end, || {
+            inject::read().map_err(unknown)?;
+            let Extent::At(data) = file.next_data(range.start).map_err(unknown)? else {
+                return Err(ENODATA);
+            };
+            inject::read().map_err(unknown)?;
+            let Extent::At(hole) = file.next_hole(data).map_err(unknown)? else {
+                return Err(ENODATA);
+            };
+            Ok((data, hole))
+        })?;
     let first = data.checked_next_multiple_of(piece).ok_or(ENODATA)?;
     let last = (hole - hole % piece).min(range.end);
     if first < last {

@@ -114,6 +114,33 @@ fn ask(object: &Object, at: u64, to: u64) -> Result<u64> {
     Ok(to)
 }
 
+/// What is in a cache file, as far as it goes.
+enum First {
+    /// Data, up to here.
+    DataTo(u64),
+    /// A hole, up to here.
+    HoleTo(u64),
+    /// A hole, behind which there is no data.
+    Nothing,
+}
+
+/// What the file system says is there from `at` on.
+fn first_extent(file: &File, at: u64) -> Result<First> {
+    let data = match file.next_data(at)? {
+        Extent::At(data) => data,
+        Extent::None => return Ok(First::Nothing),
+    };
+    if data > at {
+        return Ok(First::HoleTo(data));
+    }
+    inject::read()?;
+    Ok(match file.next_hole(at)? {
+        Extent::At(hole) => First::DataTo(hole),
+        // It has been cut meanwhile.
+        Extent::None => First::Nothing,
+    })
+}
+
 /// Looks at the file from `at` on, no further than `end`.
 pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Result<Begin> {
     inject::read()?;
@@ -121,21 +148,22 @@ pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Resu
         Ok(to) => return Ok(Begin::DataTo(to.min(end))),
         Err(asking) => asking,
     };
-    let data = match file.next_data(at)? {
-        Extent::At(data) => data,
-        Extent::None => return Ok(Begin::Nothing),
-    };
-    if data > at {
-        return Ok(Begin::HoleTo(data.min(end)));
-    }
-    inject::read()?;
-    let Extent::At(hole) = file.next_hole(at)? else {
-        return Ok(Begin::DataTo(end));
+    let is_quiet = || !file.has_pages(end, u64::MAX);
+    let was_quiet = is_quiet();
+    let hole = match known.look(file, at, end, || first_extent(file, at))? {
+        First::HoleTo(data) => return Ok(Begin::HoleTo(data.min(end))),
+        First::Nothing => return Ok(Begin::Nothing),
+        First::DataTo(hole) => hole,
     };
     // A block that is data only in part would be one of a file system with smaller blocks.
     let whole = hole - hole % BLOCK;
-    if whole > at {
-        known.learn(asking, at, whole);
+    // Behind what is wanted, nobody drops what is in the way.
+    let sure = match was_quiet && is_quiet() {
+        true => whole,
+        false => whole.min(end - end % BLOCK),
+    };
+    if sure > at {
+        known.learn(asking, at, sure);
     }
     Ok(match whole {
         _ if hole >= end => Begin::DataTo(end),

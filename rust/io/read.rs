@@ -112,19 +112,21 @@ fn leading_hole(
             return Ok(0);
         }
     }
-    let hole = match file.next_data(start)? {
-        Extent::At(data) => usize::try_from(data.saturating_sub(start))
-            .unwrap_or(len)
-            .min(len),
-        Extent::None => len,
-    };
-    if hole > 0 && on_hole == OnHole::Fail {
-        return Err(ENODATA);
-    }
-    if must_be_whole && matches!(file.next_hole(start)?, Extent::At(at) if at < end) {
-        return Err(ENODATA);
-    }
-    Ok(hole)
+    object.backing.known.look(file, start, end, || {
+        let hole = match file.next_data(start)? {
+            Extent::At(data) => usize::try_from(data.saturating_sub(start))
+                .unwrap_or(len)
+                .min(len),
+            Extent::None => len,
+        };
+        if hole > 0 && on_hole == OnHole::Fail {
+            return Err(ENODATA);
+        }
+        if must_be_whole && matches!(file.next_hole(start)?, Extent::At(at) if at < end) {
+            return Err(ENODATA);
+        }
+        Ok(hole)
+    })
 }
 
 impl Done for Read {

@@ -61,6 +61,13 @@ impl Stamp {
     }
 }
 
+/// The first and the last byte of a range; `None` if it is empty.
+fn offsets(at: u64, end: u64) -> Option<(i64, i64)> {
+    // CAST: To the largest offset, which then bounds both.
+    let last = end.min(i64::MAX as u64).checked_sub(1)?;
+    (at <= last).then_some((at as i64, last as i64))
+}
+
 impl File {
     /// Takes over the reference that an open function returned, or its error.
     ///
@@ -165,10 +172,33 @@ impl File {
         Ok(bytes)
     }
 
-    /// Forgets what has been read of it through the page cache.
-    pub(crate) fn drop_pages(&self) {
-        // SAFETY: The file is valid, and keeps its mapping.
-        unsafe { bindings::cfrs_drop_pages(self.as_ptr()) }
+    /// Whether anything from `at` to `end` is in the page cache, as what somebody else has read.
+    #[inline]
+    pub(crate) fn has_pages(&self, at: u64, end: u64) -> bool {
+        // SAFETY: The file is valid, and keeps its mapping, whose count of pages is a word that may
+        // change at any time.
+        let any = unsafe {
+            let mapping = (*self.as_ptr()).f_mapping;
+            core::ptr::addr_of!((*mapping).nrpages).read_volatile() > 0
+        };
+        any && self.has_pages_between(at, end)
+    }
+
+    #[cold]
+    fn has_pages_between(&self, at: u64, end: u64) -> bool {
+        offsets(at, end).is_some_and(|(at, last)| {
+            // SAFETY: The file is valid, and keeps its mapping.
+            unsafe { bindings::cfrs_has_pages(self.as_ptr(), at, last) }
+        })
+    }
+
+    /// Forgets what has been read of it through the page cache from `at` to `end`, as far as nobody
+    /// else is at it. May sleep.
+    pub(crate) fn drop_pages(&self, at: u64, end: u64) {
+        if let Some((at, last)) = offsets(at, end) {
+            // SAFETY: The file is valid, and keeps its mapping.
+            unsafe { bindings::cfrs_drop_pages(self.as_ptr(), at, last) }
+        }
     }
 
     /// Which file it is, and how much of it is allocated.

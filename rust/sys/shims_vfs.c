@@ -403,10 +403,16 @@ int cfrs_file_allocated(struct file *file, u64 *bytes)
 	return ret;
 }
 
-void cfrs_drop_pages(struct file *file)
+bool cfrs_has_pages(const struct file *file, loff_t from, loff_t last)
+{
+	return filemap_range_has_page(file->f_mapping, from, last);
+}
+
+void cfrs_drop_pages(struct file *file, loff_t from, loff_t last)
 {
 	/* What is dirty, or busy, stays. */
-	invalidate_inode_pages2(file->f_mapping);
+	invalidate_inode_pages2_range(file->f_mapping, from >> PAGE_SHIFT,
+				      last >> PAGE_SHIFT);
 }
 
 int cfrs_set_size(struct file *file, loff_t size)

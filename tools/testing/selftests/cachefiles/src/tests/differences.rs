@@ -54,6 +54,7 @@ group!("differences":
     attribute_that_cannot_be_set,
     cache_file_cut_short,
     blocks_that_were_never_written,
+    block_never_written_that_a_backup_has_read,
     range_that_is_there_in_part,
     open_without_a_descriptor,
 );
@@ -390,6 +391,37 @@ fn blocks_that_were_never_written(lab: &Lab) -> Result<()> {
     for block in 0..24 {
         let reader = read_block(&mount.file(), block);
         expect_data(hand.until_done(reader)?, block)?;
+    }
+    mount.unmount()
+}
+
+/// The same while the file is in service, as after a write that failed, or during one on a file system
+/// that lets others read meanwhile.
+fn block_never_written_that_a_backup_has_read(lab: &Lab) -> Result<()> {
+    let (_cache, hand, path) = filled(lab)?;
+    let mount = hand.mount(lab, "meta")?;
+    expect_data(hand.until_done(read_block(&mount.file(), 0))?, 0)?;
+    let file = File::options().read(true).write(true).open(&path)?;
+    for block in [5, 6, 20] {
+        fallocate(&file, FallocateFlags::KEEP_SIZE, block * BLOCK, BLOCK)?;
+    }
+    drop(fs::read(&path)?);
+    for block in [5, 20, 6] {
+        let got = hand.until_done(read_block(&mount.file(), block))?;
+        if lab.is_peer() {
+            println!("C: {:?}", expect_data(got, block));
+            continue;
+        }
+        expect_data(got, block)?;
+    }
+    mount.unmount()?;
+    if lab.is_peer() {
+        return Ok(());
+    }
+    // What was stored instead of them is there.
+    let mount = hand.mount(lab, "meta")?;
+    for block in 0..24 {
+        expect_data(hand.until_done(read_block(&mount.file(), block))?, block)?;
     }
     mount.unmount()
 }
