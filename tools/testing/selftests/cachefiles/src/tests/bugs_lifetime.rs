@@ -25,7 +25,7 @@ use cachefiles_client::{
     Device, Errno, Layout, Request, SeekFrom,
 };
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     fs,
     os::fd::AsRawFd,
     sync::{
@@ -58,17 +58,11 @@ fn cve_2024_39510(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let hand = Hand::bind(&cache)?;
     hand.serve_all();
-    let closes: Arc<Mutex<HashMap<u32, u32>>> = Arc::default();
     let restoring = Arc::new(AtomicBool::new(false));
     let reader = || -> Result<Again> {
-        let (device, hand, closes) = (hand.device()?, Arc::clone(&hand), Arc::clone(&closes));
+        let (device, hand) = (hand.device()?, Arc::clone(&hand));
         Ok(Again::and_again(move || match device.next_request() {
-            Ok(Some(request)) => {
-                if let Request::Close { object_id, .. } = request {
-                    *lock(&closes).entry(object_id).or_default() += 1;
-                }
-                hand.serve(&device, request);
-            }
+            Ok(Some(request)) => hand.serve(&device, request),
             _ => breathe(),
         }))
     };
@@ -80,24 +74,27 @@ fn cve_2024_39510(lab: &Lab) -> Result<()> {
         true if device.restore().is_ok() => drop(counted.fetch_add(1, Ordering::SeqCst)),
         _ => breathe(),
     });
-    let mut last = 0;
+    let mut opened = 0_usize;
     for round in rounds() {
-        last = round;
         let mount = hand.mount(lab, "meta")?;
         let block = round % stage::BLOCKS;
         expect_data(hand.until_done(read_block(&mount.file(), block))?, block)?;
+        // The image and its blob.
+        opened += 2;
         restoring.store(true, Ordering::SeqCst);
         mount.unmount()?;
         restoring.store(false, Ordering::SeqCst);
     }
+    let all_told = || {
+        let told: HashSet<u32> = hand.told_to_close().into_iter().collect();
+        told.len() == opened
+    };
+    hand.until("a CLOSE of each object", all_told)?;
     drop((first, second, restorer));
-    let twice = lock(&closes).values().filter(|count| **count > 1).count();
-    let (closed, restored) = (lock(&closes).len(), restored.load(Ordering::SeqCst));
-    println!("{last} rounds, {closed} objects closed, {twice} of them twice, {restored} restores");
-    ensure!(
-        closed >= last as usize && restored > 0,
-        "there was no race of a CLOSE and `restore`"
-    );
+    let twice = hand.told_to_close().len() - opened;
+    let restored = restored.load(Ordering::SeqCst);
+    println!("{opened} objects closed, {twice} of them twice, {restored} restores");
+    ensure!(restored > 0, "there was no race of a CLOSE and `restore`");
     // C may deliver a CLOSE again that is just being delivered.
     ensure!(
         lab.is_peer() || twice == 0,

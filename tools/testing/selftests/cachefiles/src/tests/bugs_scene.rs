@@ -349,10 +349,19 @@ impl Hand {
 
     /// Serves until the daemon is told to close the fd of this number, which must be soon.
     pub fn until_told_to_close(&self, fd: u32) -> Result<()> {
-        let told = |request: &Request| matches!(request, Request::Close { object_id, .. } if *object_id == fd);
         self.until(&format!("a CLOSE of {fd}"), || {
-            lock(&self.left).iter().any(told)
+            self.told_to_close().contains(&fd)
         })
+    }
+
+    /// The numbers of what it was told to close, in whatever thread, and as often as it was; of those
+    /// behind the last request that a test has taken.
+    pub fn told_to_close(&self) -> Vec<u32> {
+        let number = |request: &Request| match request {
+            Request::Close { object_id, .. } => Some(*object_id),
+            _ => None,
+        };
+        lock(&self.left).iter().filter_map(number).collect()
     }
 
     /// Serves until a thread has ended, which must be soon.
