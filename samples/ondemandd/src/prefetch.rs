@@ -425,7 +425,8 @@ mod tests {
         let mut pace = Pace::new(Some(ByteSize::b(1000)));
         let first = pace.next(500).unwrap();
         let second = pace.next(500).unwrap();
-        assert_eq!(second - first, Duration::from_millis(500));
+        // More if somebody else had the processor in between.
+        assert!(second - first >= Duration::from_millis(500));
         assert!(Pace::new(None).next(usize::MAX).is_none());
     }
 }

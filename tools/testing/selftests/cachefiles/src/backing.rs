@@ -4,7 +4,7 @@
 //!
 //! Lives here: making, mounting and unmounting them.  Never here: what is in a cache.
 
-use crate::{kernel::run, patience::patiently};
+use crate::{kernel::run, patience::SOON};
 use anyhow::{Context, Result};
 use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 use std::{
@@ -69,7 +69,7 @@ impl Backing {
     /// Unmounts it, which fails if anything of the cache still holds it.
     pub fn unmount(&mut self) -> Result<()> {
         // The last reference may be in the hands of a work item that is just ending.
-        let deadline = Instant::now() + patiently(Duration::from_secs(2));
+        let deadline = Instant::now() + *SOON;
         loop {
             match unmount(&self.dir, UnmountFlags::empty()) {
                 Ok(()) => break,

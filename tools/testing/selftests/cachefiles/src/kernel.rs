@@ -4,7 +4,7 @@
 //!
 //! Lives here: what is read from /proc and /dev/kmsg, and module loading.  Never here: the device.
 
-use crate::patience::patiently;
+use crate::patience::SOON;
 use anyhow::{bail, Context, Result};
 use rustix::{
     fs::{Mode, OFlags, SeekFrom},
@@ -69,7 +69,7 @@ impl Module {
 
     /// Unloads the module.  A process that is just exiting may hold it for a moment.
     pub fn unload(&mut self) -> Result<()> {
-        let deadline = Instant::now() + patiently(Duration::from_secs(3));
+        let deadline = Instant::now() + *SOON;
         loop {
             match try_unload() {
                 Ok(()) => break,

@@ -72,8 +72,9 @@ impl fmt::Display for Skip {
 
 impl error::Error for Skip {}
 
-/// How long a case may take; the longest takes 30 s on a machine that does nothing else.
-const TIME_LIMIT: Duration = Duration::from_secs(200);
+/// How long a case may take; the longest takes 30 s on a machine that does nothing else, and 130 s with
+/// CI's numbers, where it may take longer.
+const TIME_LIMIT: Duration = Duration::from_secs(270);
 
 const STATUS_FAILED: u8 = 1;
 const STATUS_SKIPPED: u8 = 4;
@@ -234,8 +235,7 @@ fn run_child(group: &str, case: &str, layout: Layout) -> io::Result<Outcome> {
     forward(child.stdout.take(), sender.clone());
     forward(child.stderr.take(), sender);
     let mut skip = None;
-    // What is long in CI has the time, as it has in scripts/check.
-    let limit = patiently(TIME_LIMIT) * if in_ci() { 4 } else { 1 };
+    let limit = patiently(TIME_LIMIT);
     let deadline = Instant::now() + limit;
     let mut timed_out = false;
     loop {

@@ -6,6 +6,7 @@
 //! does, waiting for a thread within such a bound, and whether a thread waits itself.  Never here:
 //! how long nothing must happen, which is no bound.
 
+use crate::ktap::in_ci;
 use anyhow::{ensure, Context, Result};
 use rustix::{process::Pid, thread::gettid};
 use std::{
@@ -17,6 +18,9 @@ use std::{
 
 /// How much slower the debug kernel is, at its worst, without KVM.
 const DEBUG_KERNEL: u32 = 10;
+
+/// How much slower a machine may be that does this for others, and much else.
+const CI: u32 = 3;
 
 /// How long what must come may take.
 pub static SOON: LazyLock<Duration> = LazyLock::new(|| patiently(Duration::from_secs(10)));
@@ -30,9 +34,11 @@ pub fn is_debug_kernel() -> bool {
 
 /// This bound, on the kernel that runs.
 pub fn patiently(bound: Duration) -> Duration {
-    static FACTOR: LazyLock<u32> = LazyLock::new(|| match is_debug_kernel() {
-        true => DEBUG_KERNEL,
-        false => 1,
+    static FACTOR: LazyLock<u32> = LazyLock::new(|| match (is_debug_kernel(), in_ci()) {
+        (true, true) => DEBUG_KERNEL * CI,
+        (true, false) => DEBUG_KERNEL,
+        (false, true) => CI,
+        (false, false) => 1,
     });
     bound * *FACTOR
 }

@@ -186,6 +186,10 @@ impl Nfsd {
             _mountd: Server::start("rpc.mountd", &["-F", "-N", "2"])?,
             _rpcbind: rpcbind,
         };
+        // Until it serves, nobody tells the kernel what is exported.
+        eventually("mountd answers", || {
+            run("rpcinfo", &["-t", "127.0.0.1", "mountd", "3"]).is_ok()
+        })?;
         run("rpc.nfsd", &["-H", "127.0.0.1", "-G", "10", "2"])?;
         // Nobody has anything to reclaim.
         fs::write(Path::new(Self::CONTROL).join("v4_end_grace"), "Y")?;

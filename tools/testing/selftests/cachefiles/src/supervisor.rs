@@ -87,6 +87,8 @@ pub struct Tally {
     pub again: u64,
     /// READs that a daemon had read but whose data it had not written when it was killed.
     pub cut_short: u64,
+    /// Bytes prefetched.
+    pub prefetched: u64,
     /// Lines that say that something is wrong.
     pub complaints: Vec<String>,
     /// Every request read so far.
@@ -389,6 +391,7 @@ impl Supervisor {
                     self.tally.served += 1;
                     life.under_way = life.under_way.saturating_sub(1);
                 }
+                Event::Prefetched(more) => self.tally.prefetched += more,
                 _ => {}
             }
             if let Event::AskedOpen(id) | Event::AskedRead(id) = event {

@@ -13,10 +13,9 @@ use crate::{
     group,
     ktap::{in_ci, Skip},
     lab::{eventually, free_device, Cache, Lab},
-    raw::errno,
 };
 use anyhow::{ensure, Context, Result};
-use cachefiles_client::{CacheConfig, Device, Errno};
+use cachefiles_client::{CacheConfig, Device};
 use std::{env, fs, path::Path};
 
 group!("faults_memory":

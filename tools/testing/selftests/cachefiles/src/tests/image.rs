@@ -166,12 +166,26 @@ fn mount_many(lab: &Lab, count: u16) -> Result<()> {
     let mut mount = Mount::new(lab.base(), "many")?;
     // EROFS does not wait for the lookup of a blob before it is read.
     let opens = u64::from(count) + 1;
-    eventually("an OPEN for each blob", || daemon.opens() == opens)?;
+    grows_to("OPENs", opens, || daemon.opens())?;
     for (name, seed) in names.iter().zip(1..) {
         expect_pattern(&mount.path(name), seed, &[(0, 0), (BLOCK, 1)])?;
     }
     mount.unmount()?;
-    eventually("a CLOSE for each OPEN", || daemon.closes() == opens)
+    grows_to("CLOSEs", opens, || daemon.closes())
+}
+
+/// Waits until there are so many, and no longer than is decent for the next one.
+fn grows_to(what: &str, count: u64, now: impl Fn() -> u64) -> Result<()> {
+    loop {
+        let before = now();
+        if before == count {
+            return Ok(());
+        }
+        eventually(
+            &format!("{count} {what}, of which there are {before}"),
+            || now() != before,
+        )?;
+    }
 }
 
 fn sixty_four_blobs(lab: &Lab) -> Result<()> {

@@ -219,6 +219,7 @@ fn many_under_a_low_limit(lab: &Lab) -> Result<()> {
         "{of_cache} files were open at once, for {objects} objects"
     );
     client.unmount()?;
+    lru_falls_to(0)?;
     eventually("no file of the cache is open", || {
         Known::objects().is_ok_and(|objects| objects == 0)
             && all_open_files().is_ok_and(|open| open < base + 100)

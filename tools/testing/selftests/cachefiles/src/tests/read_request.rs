@@ -16,7 +16,13 @@ use crate::{
 };
 use anyhow::{bail, ensure, Context, Result};
 use cachefiles_client::Errno;
-use std::{collections::BTreeSet, fs, os::unix::fs::FileExt, thread, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::FileExt,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
 
 group!("read_request":
     asks_for_whole_blocks_that_are_missing,
@@ -53,15 +59,21 @@ fn serve(read: &Read) -> Result<()> {
     Ok(())
 }
 
-/// Completes this READ, and the one that a reader's second try makes, without any more data.
-/// (The page cache reads ahead first, and once more when that failed.)
-fn complete_all(stage: &Stage, read: Read) -> Result<()> {
+/// Completes this READ, and the one that its reader's second try makes, without any more data; what the
+/// reader got. (The page cache reads ahead first, and once more when that failed.)
+fn complete_all(
+    stage: &Stage,
+    read: Read,
+    reader: JoinHandle<io::Result<Vec<u8>>>,
+) -> Result<io::Result<Vec<u8>>> {
     read.object.complete_read(read.msg_id)?;
     drop(read);
-    while let Ok(read) = stage.daemon.read_within(Duration::from_millis(300)) {
-        read.object.complete_read(read.msg_id)?;
+    while !reader.is_finished() {
+        if let Ok(read) = stage.daemon.read_within(Duration::from_millis(2)) {
+            read.object.complete_read(read.msg_id)?;
+        }
     }
-    Ok(())
+    join(reader)
 }
 
 /// The data that are written afterwards reach the reader: the failure has spoilt nothing.
@@ -172,8 +184,8 @@ fn completed_after_a_failed_write(lab: &Lab) -> Result<()> {
     let failed =
         crate::raw::pwrite_from_bad_address(&*read.object, 4096, i64::try_from(read.offset)?);
     expect_error(failed, Errno::FAULT, "writing from a bad address")?;
-    complete_all(&stage, read)?;
-    expect_error(join(reader)?, Errno::IO, "the write failed")?;
+    let got = complete_all(&stage, read, reader)?;
+    expect_error(got, Errno::IO, "the write failed")?;
     recovers(&stage, 2)
 }
 
@@ -196,8 +208,8 @@ fn short_write(lab: &Lab) -> Result<()> {
         return Ok(());
     }
     ensure!(wrote? == half, "not all of the half was taken");
-    complete_all(&stage, read)?;
-    expect_error(join(reader)?, Errno::IO, "half the block is missing")?;
+    let got = complete_all(&stage, read, reader)?;
+    expect_error(got, Errno::IO, "half the block is missing")?;
     recovers(&stage, 2)
 }
 

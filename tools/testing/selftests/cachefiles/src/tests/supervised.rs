@@ -434,22 +434,16 @@ pub fn prefetch_goes_on(lab: &Lab) -> Result<()> {
     )?;
     let file = scene.file();
     let supervisor = &mut scene.supervisor;
-    let mut bytes = 0;
-    while bytes < 3 * CHUNK {
-        if let Event::Prefetched(more) = supervisor.event()? {
-            bytes += more;
-        }
+    while supervisor.tally.prefetched < 3 * CHUNK {
+        supervisor.event()?;
     }
     supervisor.kill()?;
-    let first = bytes;
+    // All that it has told of.
+    let first = supervisor.tally.prefetched;
     let reader = read_chunk_start(&file, u64::from(CHUNKS) - 1);
     supervisor.start(Hand::Store)?;
-    supervisor.until(|event| {
-        if let Event::Prefetched(more) = event {
-            bytes += more;
-        }
-        *event == Event::PrefetchEnded
-    })?;
+    supervisor.until(|event| *event == Event::PrefetchEnded)?;
+    let bytes = supervisor.tally.prefetched;
     join(reader)?;
     println!(
         "{first} bytes prefetched before the kill, {} after it",

@@ -325,6 +325,10 @@ fn requests_name_the_fd(lab: &Lab) -> Result<()> {
         !fds.contains(&NO_FD) && fds.len() == 3,
         "the CLOSEs name {fds:?}"
     );
+    // The daemon is told before the file goes.
+    hand.until("writes fail", || {
+        blob.object.write_at(&bytes(0, 4096), 0).is_err()
+    })?;
     let late = blob.object.write_at(&bytes(0, 4096), 0);
     expect_error(late, Errno::NOBUFS, "a write after the CLOSE")?;
     drop((blob, other));
