@@ -20,18 +20,24 @@ use kernel::sync::Arc;
 
 /// Takes an object out of service (`cachefiles_withdraw_cookie()`).
 pub(crate) fn withdraw_object(object: &Object) {
+    let watch = Watch::begin(&object.cookie);
     object.seen(Seen::WithdrawCookie);
-    take_down(object);
+    let kept = take_down(object);
     object.seen(Seen::PutDetach);
+    // It may have ended meanwhile.
+    let ended = object.cache().disk.ended().is_some();
+    if ended && kept && watch.may_have_missed(&object.cookie) {
+        object.cookie.set(CookieFlag::LocalWrite);
+    }
 }
 
-fn take_down(object: &Object) {
-    let watch = Watch::begin(&object.cookie);
+/// Closes the object's file, if it has one, and says whether somebody may find it again.
+fn take_down(object: &Object) -> bool {
     object.retire();
     // Nobody waits for the daemon any more, so that only a worker can still be at it.
     object.backing.settled().wait();
     let Some(mut open) = object.backing.take() else {
-        return;
+        return false;
     };
     let _acting = object.cache().disk.cred.assume();
     let ended = object.cache().disk.ended();
@@ -58,15 +64,12 @@ fn take_down(object: &Object) {
         keep(object, &mut open);
     }
     let_go(object, open);
-    // It may have ended meanwhile.
-    let ended = object.cache().disk.ended().is_some();
-    if ended && !goes && watch.may_have_missed(&object.cookie) {
-        object.cookie.set(CookieFlag::LocalWrite);
-    }
+    !goes
 }
 
 /// While a cookie is withdrawn FS-Cache does not note who begins to write to its file; and when the cache
-/// ends, no other notes it for it. So that the next cache knows, we do, if somebody may have.
+/// ends, no other notes it for it. So that the next cache knows, we do, if somebody may have. For some
+/// instructions before our callback and behind it nobody does.
 struct Watch {
     began: Tick,
     uses: Uses,
