@@ -4,7 +4,7 @@
 
 use super::copies::Copies;
 use super::disk::Disk;
-use super::known::Known;
+use super::known::{Known, Removals};
 use super::staging::Staging;
 use super::trust::{Trust, Use};
 use super::{inject, BLOCK};
@@ -234,7 +234,7 @@ impl Backing {
         let mut staging = self.staging.lock();
         // CAST: At most a block.
         let offset = (at - start) as usize;
-        let removals = Known::removals(file);
+        let removals = self.removals(file);
         if self.is_whole(file, start)? {
             // These bytes are only written again.
             let mut whole = Block::zeroed()?;
@@ -257,7 +257,7 @@ impl Backing {
     /// Whether the block at `start` is data to its end.
     fn is_whole(&self, file: &File, start: u64) -> Result<bool> {
         let end = start + BLOCK;
-        self.known.look(file, start, end, || {
+        Known::look(file, start, end, || {
             Ok(
                 matches!(file.next_data(start)?, Extent::At(data) if data == start)
                     && matches!(file.next_hole(start)?, Extent::At(hole) if hole >= end),
@@ -270,35 +270,55 @@ impl Backing {
     /// A direct write that fails can leave its blocks allocated and unwritten. The file system calls
     /// such a block a hole only as long as nobody has read it through the page cache; then it is
     /// zeros.
+    ///
+    /// Who has found such a block, of which a part was written, and has read it before this begins is
+    /// not found out. A write ends in the midst of a block of ours on a full file system whose blocks are
+    /// smaller, or if the daemon's files may not be longer (`RLIMIT_FSIZE`).
     fn punch(&self, file: &File, at: u64, len: u64) -> Result {
-        // From now on: it may take long until nobody writes.
-        self.known
-            .while_removing(file, || self.clean(|punch| punch(file, at, len)))
+        let _acting = self.disk.cred.assume();
+        let mut alone = None;
+        // From now on whoever begins to read it waits, until after: see `removals`.
+        let punched = self.known.while_removing(file, || {
+            alone = Some(self.disk.writers.alone());
+            punch_hole(file, at, len)
+        });
+        self.cleaned(punched)
     }
 
-    /// Punches what is not data from `at` to `end`; what is stays.
+    /// Punches what is not data from `at` to `end`; what is stays. No read has taken it for data: see
+    /// `Known::look`.
     fn free_holes(&self, file: &File, at: u64, end: u64) -> Result {
-        self.clean(|punch| {
-            // No read has taken it for data: see `Known::look`.
-            file.drop_pages(at, end);
-            self.known.while_changing(|| {
-                unless_unsupported(each_hole(file, at, end, |hole, len| punch(file, hole, len)))
-            })
+        let _acting = self.disk.cred.assume();
+        let _alone = self.disk.writers.alone();
+        Known::drop_pages(file, at, end);
+        self.cleaned(self.known.while_changing(|| {
+            unless_unsupported(each_hole(file, at, end, |hole, len| {
+                punch_hole(file, hole, len)
+            }))
+        }))
+    }
+
+    fn cleaned(&self, result: Result) -> Result {
+        result.inspect_err(|error| {
+            self.disk.io_error(format_args!(
+                "Blocks that were not written cannot be removed: error {}",
+                error.to_errno()
+            ));
         })
     }
 
-    /// Makes holes, while nobody writes and acting for the cache: the daemon may not be allowed to.
-    fn clean(&self, how: impl FnOnce(fn(&File, u64, u64) -> Result) -> Result) -> Result {
-        let _acting = self.disk.cred.assume();
-        let _alone = self.disk.writers.alone();
-        how(|file, at, len| inject::remove().and_then(|()| file.punch_hole(at, len))).inspect_err(
-            |error| {
-                self.disk.io_error(format_args!(
-                    "Blocks that were not written cannot be removed: error {}",
-                    error.to_errno()
-                ));
-            },
-        )
+    /// What has been taken out of the file, for who is about to read it. Waits for who is just taking something out of it, so that
+    /// a read that begins now need not fail.
+    #[inline]
+    pub(crate) fn removals(&self, file: &File) -> Removals {
+        let removals = Known::removals(file);
+        match removals.are_over() {
+            true => removals,
+            false => {
+                drop(self.disk.writers.share());
+                Known::removals(file)
+            }
+        }
     }
 
     /// Writes a block, or leaves a hole: half of it would pass for all of it. `again`: it is there, and
@@ -416,6 +436,11 @@ impl Backing {
     }
 }
 
+/// Makes a hole, while nobody writes and acting for the cache: the daemon may not be allowed to.
+fn punch_hole(file: &File, at: u64, len: u64) -> Result {
+    inject::remove().and_then(|()| file.punch_hole(at, len))
+}
+
 /// Does this with the place and the length of each hole from `at` to `end`.
 fn each_hole(
     file: &File,
@@ -459,7 +484,7 @@ fn bytes_of_holes(file: &File, at: u64, end: u64) -> Result<u64> {
 /// does.
 pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
     let size = file.size();
-    file.drop_pages(0, size);
+    Known::drop_pages(file, 0, size);
     let holes = bytes_of_holes(file, 0, size)?;
     // What the file system needs to find the blocks is counted too.
     if holes == 0 || file.allocated()? <= size - holes {
@@ -468,7 +493,7 @@ pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
     // Nobody fills a hole when it is about to be punched.
     let _alone = writers.alone();
     // That may have taken long.
-    file.drop_pages(0, size);
+    Known::drop_pages(file, 0, size);
     unless_unsupported(each_hole(file, 0, size, |hole, len| {
         file.punch_hole(hole, len)
     }))

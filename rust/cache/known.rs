@@ -16,9 +16,11 @@
 //! What the file system says is not the whole truth. A block that is allocated and was never written, as a
 //! write that fails or a power cut leaves them, it calls a hole, unless somebody has read it through the
 //! page cache, as a backup does: then it is data, all zeros. So nothing is learned where there are
-//! pages: [`Known::look`] drops them and looks again.
+//! pages: [`Known::look`] drops them and looks again. What stays possible is that somebody else reads
+//! such a block and drops it from the page cache within one look.
 
 use crate::sys::file::{File, Stamp};
+use crate::sys::time::pause;
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::new_spinlock;
 use kernel::prelude::*;
@@ -41,8 +43,6 @@ struct Range {
 pub(crate) struct Known {
     #[pin]
     range: SpinLock<Range>,
-    /// Pages dropped.
-    drops: Counts,
 }
 
 /// Counts what is done to files while others look at them or read them.
@@ -79,14 +79,24 @@ impl Counts {
 /// so many times, when a daemon's write has ended in the midst of a block.
 static COUNTS: [Counts; 256] = [const { Counts::new() }; 256];
 
-/// How often a range is looked at in which somebody else's pages are in the way.
-const LOOKS: u32 = 4;
-
 fn counts(file: &Stamp) -> &'static Counts {
     &COUNTS[file.hash() % COUNTS.len()]
 }
 
-/// What had been taken out of a file at some moment; `None` if something just was.
+/// Counts in the same way what was dropped from the page cache, which costs others another look.
+static DROPS: [Counts; 256] = [const { Counts::new() }; 256];
+
+fn drops(file: &Stamp) -> &'static Counts {
+    &DROPS[file.hash() % DROPS.len()]
+}
+
+/// How often a range is looked at in which somebody else's pages are in the way.
+const LOOKS: u32 = 20;
+
+/// How often without a pause.
+const LOOKS_AT_ONCE: u32 = 4;
+
+/// What had been taken out of a file at some moment, or dropped; `None` if something just was.
 #[derive(Clone, Copy)]
 pub(crate) struct Removals(Option<u32>);
 
@@ -101,6 +111,11 @@ impl Removals {
         self.are_all_in(counts(file))
     }
 
+    /// Whether nothing just was.
+    pub(super) fn are_over(self) -> bool {
+        self.0.is_some()
+    }
+
     fn are_all_in(self, counts: &Counts) -> bool {
         self.0 == Some(counts.begun.load(Ordering::SeqCst))
     }
@@ -111,6 +126,7 @@ pub(crate) struct Asking {
     epoch: u32,
     file: Stamp,
     removals: Removals,
+    drops: Removals,
 }
 
 impl Known {
@@ -121,7 +137,6 @@ impl Known {
                 Range { epoch: 0, file: None, removals: Removals(None), start: 0, end: 0 },
                 "Known::range"
             ),
-            drops: Counts::new(),
         })
     }
 
@@ -132,37 +147,42 @@ impl Known {
     }
 
     /// What `look` finds in the file from `at` to `end`, with nobody's pages in the way. Somebody who
-    /// keeps them there against all tries, as one that writes to them does, is believed.
+    /// keeps them there against all tries, as one that writes to them does, is believed. May sleep.
     pub(crate) fn look<T>(
-        &self,
         file: &File,
         at: u64,
         end: u64,
         mut look: impl FnMut() -> Result<T>,
     ) -> Result<T> {
-        for _ in 0..LOOKS {
-            let before = self.drops.now();
-            if !file.has_pages(at, end) {
-                let found = look()?;
-                // One that was there while we looked is there, or somebody has dropped it.
-                if !file.has_pages(at, end) && before.are_all_in(&self.drops) {
-                    return Ok(found);
-                }
+        let drops = drops(&file.stamp());
+        for tried in 0..LOOKS {
+            if tried >= LOOKS_AT_ONCE {
+                pause();
             }
-            self.drop_pages(file, at, end);
+            let before = drops.now();
+            let found = match file.has_pages(at, end) {
+                false => Some(look()?),
+                true => None,
+            };
+            match found {
+                // One that was there while we looked is there still,
+                _ if file.has_pages(at, end) => Self::drop_pages(file, at, end),
+                // or was dropped by somebody who counts it.
+                Some(found) if before.are_all_in(drops) => return Ok(found),
+                _ => {}
+            }
         }
         look()
     }
 
-    /// Forgets what is known, and what somebody has read through the page cache.
+    /// Forgets what somebody has read through the page cache.
     #[cold]
-    fn drop_pages(&self, file: &File, at: u64, end: u64) {
-        self.drops
-            .count(|| self.while_changing(|| file.drop_pages(at, end)));
+    pub(crate) fn drop_pages(file: &File, at: u64, end: u64) {
+        drops(&file.stamp()).count(|| file.drop_pages(at, end));
     }
 
     /// What has been taken out. Data that is found in the file afterwards is data until something is.
-    pub(crate) fn removals(file: &File) -> Removals {
+    pub(super) fn removals(file: &File) -> Removals {
         Removals::of(&file.stamp())
     }
 
@@ -183,6 +203,7 @@ impl Known {
             epoch: range.epoch,
             file: now,
             removals: Removals::of(&now),
+            drops: drops(&now).now(),
         })
     }
 
@@ -194,6 +215,7 @@ impl Known {
             epoch,
             file,
             removals: Removals::of(&file),
+            drops: drops(&file).now(),
         }
     }
 
@@ -213,6 +235,7 @@ impl Known {
         if range.epoch != asking.epoch
             || !asking.file.has_blocks()
             || !asking.removals.are_all(&asking.file)
+            || !asking.drops.are_all_in(drops(&asking.file))
         {
             return;
         }

@@ -3,6 +3,7 @@
 //! Local changes to the netfs's file: the mark on disk while there are any, and its size.
 
 use super::coherency::{self, Content};
+use super::known::Known;
 use super::object::Object;
 use super::{inject, whole_blocks, BLOCK};
 use crate::sys::file::{Extent, File};
@@ -128,8 +129,7 @@ fn shorten(object: &Object, file: &File, size: u64) -> Result {
     let data = inject::read()
         .and_then(|()| {
             let last = blocks - BLOCK;
-            let known = &object.backing.known;
-            known.look(file, last, blocks, || file.next_data(last))
+            Known::look(file, last, blocks, || file.next_data(last))
         })
         .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?;
     if !matches!(data, Extent::At(data) if data < blocks) {

@@ -3,6 +3,7 @@
 //! What of a range the cache has, for a netfs that fills it itself.
 
 use super::prepare::{begins_with, Begin};
+use crate::cache::known::Known;
 use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::errno::{ENOBUFS, ENODATA};
@@ -128,20 +129,17 @@ pub(crate) fn query(
     }
     let piece = granularity.max(object.cache().disk.block_size.into());
     let unknown = |_| ENOBUFS;
-    let (data, hole) = object
-        .backing
-        .known
-        .look(file, range.start, range.end, || {
-            inject::read().map_err(unknown)?;
-            let Extent::At(data) = file.next_data(range.start).map_err(unknown)? else {
-                return Err(ENODATA);
-            };
-            inject::read().map_err(unknown)?;
-            let Extent::At(hole) = file.next_hole(data).map_err(unknown)? else {
-                return Err(ENODATA);
-            };
-            Ok((data, hole))
-        })?;
+    let (data, hole) = Known::look(file, range.start, range.end, || {
+        inject::read().map_err(unknown)?;
+        let Extent::At(data) = file.next_data(range.start).map_err(unknown)? else {
+            return Err(ENODATA);
+        };
+        inject::read().map_err(unknown)?;
+        let Extent::At(hole) = file.next_hole(data).map_err(unknown)? else {
+            return Err(ENODATA);
+        };
+        Ok((data, hole))
+    })?;
     let first = data.checked_next_multiple_of(piece).ok_or(ENODATA)?;
     let last = (hole - hole % piece).min(range.end);
     if first < last {

@@ -150,7 +150,7 @@ pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Resu
     };
     let is_quiet = || !file.has_pages(end, u64::MAX);
     let was_quiet = is_quiet();
-    let hole = match known.look(file, at, end, || first_extent(file, at))? {
+    let hole = match Known::look(file, at, end, || first_extent(file, at))? {
         First::HoleTo(data) => return Ok(Begin::HoleTo(data.min(end))),
         First::Nothing => return Ok(Begin::Nothing),
         First::DataTo(hole) => hole,

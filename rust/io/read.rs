@@ -40,7 +40,7 @@ pub(crate) fn read(
     Count::Read.bump();
     let len = into.len();
     let is_on_demand = object.cache().on_demand.is_some();
-    let removals = Known::removals(&file);
+    let removals = object.backing.removals(&file);
     let skipped = match leading_hole(&object, &file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
@@ -112,7 +112,7 @@ fn leading_hole(
             return Ok(0);
         }
     }
-    object.backing.known.look(file, start, end, || {
+    Known::look(file, start, end, || {
         let hole = match file.next_data(start)? {
             Extent::At(data) => usize::try_from(data.saturating_sub(start))
                 .unwrap_or(len)

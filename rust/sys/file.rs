@@ -172,14 +172,17 @@ impl File {
         Ok(bytes)
     }
 
-    /// Whether anything from `at` to `end` is in the page cache, as what somebody else has read.
+    /// Whether anything from `at` to `end` is in the page cache, as what somebody else has read, or was
+    /// and has left a trace there.
     #[inline]
     pub(crate) fn has_pages(&self, at: u64, end: u64) -> bool {
-        // SAFETY: The file is valid, and keeps its mapping, whose count of pages is a word that may
-        // change at any time.
+        // SAFETY: The file is valid, and keeps its mapping, whose root is a word that may change at any
+        // time and is not followed.
         let any = unsafe {
             let mapping = (*self.as_ptr()).f_mapping;
-            core::ptr::addr_of!((*mapping).nrpages).read_volatile() > 0
+            !core::ptr::addr_of!((*mapping).i_pages.xa_head)
+                .read_volatile()
+                .is_null()
         };
         any && self.has_pages_between(at, end)
     }

@@ -405,7 +405,11 @@ int cfrs_file_allocated(struct file *file, u64 *bytes)
 
 bool cfrs_has_pages(const struct file *file, loff_t from, loff_t last)
 {
-	return filemap_range_has_page(file->f_mapping, from, last);
+	unsigned long index = from >> PAGE_SHIFT;
+
+	/* What was evicted has left a trace, which SEEK_DATA takes for a page. */
+	return xa_find(&file->f_mapping->i_pages, &index, last >> PAGE_SHIFT,
+		       XA_PRESENT);
 }
 
 void cfrs_drop_pages(struct file *file, loff_t from, loff_t last)
