@@ -9,6 +9,7 @@ use super::bindings;
 use super::file::File;
 use super::iov_iter::IovIter;
 use super::netfs::Termination;
+use super::only::Only;
 use super::to_count;
 use super::transfer::Transfer;
 use core::cell::UnsafeCell;
@@ -55,7 +56,9 @@ impl<D: Done> End<D> {
 /// # Invariants
 ///
 /// It was made, and there is one at most.
-pub(crate) struct IoMemory(());
+pub(crate) struct IoMemory {
+    _only: Only,
+}
 
 /// Whether there is an [`IoMemory`].
 static IS_MADE: AtomicBool = AtomicBool::new(false);
@@ -63,26 +66,23 @@ static IS_MADE: AtomicBool = AtomicBool::new(false);
 impl IoMemory {
     /// Makes it; `EBUSY` if there is one.
     pub(crate) fn new() -> Result<Self> {
-        if IS_MADE.swap(true, Ordering::Relaxed) {
-            return Err(EBUSY);
-        }
+        let only = Only::claim(&IS_MADE)?;
         // SAFETY: There is none yet. May be called where sleeping is allowed, as when the module is loaded.
         if !unsafe { bindings::cfrs_make_io_memory() } {
-            IS_MADE.store(false, Ordering::Relaxed);
             return Err(ENOMEM);
         }
         // INVARIANT: Just made, as the only one.
-        Ok(IoMemory(()))
+        Ok(IoMemory { _only: only })
     }
 }
 
 impl Drop for IoMemory {
     fn drop(&mut self) {
         // SAFETY: Made by the type invariant. The module's exit drops this when no cache is left, and so
-        // nothing that an operation of FS-Cache's was begun for; the kernel warns of memory that was not
-        // given back.
+        // nothing that an operation of FS-Cache's was begun for; and who has submitted an I/O whose
+        // completion has ended its operation has left, for which `wait_for_stragglers()` waits. The
+        // kernel warns of memory that was not given back.
         unsafe { bindings::cfrs_destroy_io_memory() }
-        IS_MADE.store(false, Ordering::Relaxed);
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) mod module;
 pub(crate) mod mount;
 pub(crate) mod netfs;
 mod netfs_ops;
+mod only;
 pub(crate) mod poll;
 pub(crate) mod refusal;
 pub(crate) mod rwsem;

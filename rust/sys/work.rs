@@ -5,7 +5,8 @@
 //! Never here: who wants it done.
 
 use super::bindings;
-use core::sync::atomic::{AtomicBool, Ordering};
+use super::only::Only;
+use core::sync::atomic::AtomicBool;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
 use kernel::workqueue::Queue;
@@ -17,7 +18,9 @@ use kernel::{new_spinlock, new_work};
 /// # Invariants
 ///
 /// There is one at most, and the queue exists while it does.
-pub(crate) struct Workers(());
+pub(crate) struct Workers {
+    _only: Only,
+}
 
 /// Whether there are [`Workers`].
 static ARE_STARTED: AtomicBool = AtomicBool::new(false);
@@ -25,16 +28,13 @@ static ARE_STARTED: AtomicBool = AtomicBool::new(false);
 impl Workers {
     /// Starts them; `EBUSY` if there are some.
     pub(crate) fn start() -> Result<Self> {
-        if ARE_STARTED.swap(true, Ordering::Relaxed) {
-            return Err(EBUSY);
-        }
+        let only = Only::claim(&ARE_STARTED)?;
         // SAFETY: There is no queue yet.
-        if unsafe { bindings::cfrs_start_workers() } {
-            // INVARIANT: Just made, as the only ones.
-            return Ok(Workers(()));
+        if !unsafe { bindings::cfrs_start_workers() } {
+            return Err(ENOMEM);
         }
-        ARE_STARTED.store(false, Ordering::Relaxed);
-        Err(ENOMEM)
+        // INVARIANT: Just made, as the only ones.
+        Ok(Workers { _only: only })
     }
 }
 
@@ -43,7 +43,6 @@ impl Drop for Workers {
         // SAFETY: The queue exists by the type invariant, and module exit, or its failed entry,
         // drops this when nobody can queue anything any more.
         unsafe { bindings::cfrs_stop_workers() }
-        ARE_STARTED.store(false, Ordering::Relaxed);
     }
 }
 
