@@ -235,7 +235,7 @@ impl Backing {
         // CAST: At most a block.
         let offset = (at - start) as usize;
         let removals = self.removals(file);
-        if self.is_whole(file, start)? {
+        if is_whole(file, start)? {
             // These bytes are only written again.
             let mut whole = Block::zeroed()?;
             file.read_block(start, &mut whole)?;
@@ -252,17 +252,6 @@ impl Backing {
             Some(whole) => self.add_block(file, start, &whole, false),
             None => Ok(()),
         }
-    }
-
-    /// Whether the block at `start` is data to its end.
-    fn is_whole(&self, file: &File, start: u64) -> Result<bool> {
-        let end = start + BLOCK;
-        Known::look(file, start, end, || {
-            Ok(
-                matches!(file.next_data(start)?, Extent::At(data) if data == start)
-                    && matches!(file.next_hole(start)?, Extent::At(hole) if hole >= end),
-            )
-        })
     }
 
     /// Makes `len` bytes at `at`, whole blocks, a hole again, without blocks of the disk.
@@ -307,8 +296,8 @@ impl Backing {
         })
     }
 
-    /// What has been taken out of the file, for who is about to read it. Waits for who is just taking something out of it, so that
-    /// a read that begins now need not fail.
+    /// What has been taken out of the file, for who is about to read it. Waits for who is just taking
+    /// something out of it, so that a read that begins now need not fail.
     #[inline]
     pub(crate) fn removals(&self, file: &File) -> Removals {
         let removals = Known::removals(file);
@@ -344,7 +333,7 @@ impl Backing {
         if from.copy_out(&mut block) != block.len() {
             return Err(EFAULT);
         }
-        let again = self.is_whole(file, at)?;
+        let again = is_whole(file, at)?;
         self.add_block(file, at, &block, again)?;
         Ok(block.len())
     }
@@ -497,6 +486,17 @@ pub(super) fn free_unwritten(file: &File, writers: &RwSem) -> Result {
     unless_unsupported(each_hole(file, 0, size, |hole, len| {
         file.punch_hole(hole, len)
     }))
+}
+
+/// Whether the block at `start` is data to its end.
+fn is_whole(file: &File, start: u64) -> Result<bool> {
+    let end = start + BLOCK;
+    Known::look(file, start, end, || {
+        Ok(
+            matches!(file.next_data(start)?, Extent::At(data) if data == start)
+                && matches!(file.next_hole(start)?, Extent::At(hole) if hole >= end),
+        )
+    })
 }
 
 /// A file system that cannot punch does not reserve what it has not written either.

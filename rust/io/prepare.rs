@@ -114,30 +114,20 @@ fn ask(object: &Object, at: u64, to: u64) -> Result<u64> {
     Ok(to)
 }
 
-/// What is in a cache file, as far as it goes.
-enum First {
-    /// Data, up to here.
-    DataTo(u64),
-    /// A hole, up to here.
-    HoleTo(u64),
-    /// A hole, behind which there is no data.
-    Nothing,
-}
-
-/// What the file system says is there from `at` on.
-fn first_extent(file: &File, at: u64) -> Result<First> {
+/// What the file system says is there from `at` on, and exactly how far.
+fn first_extent(file: &File, at: u64) -> Result<Begin> {
     let data = match file.next_data(at)? {
         Extent::At(data) => data,
-        Extent::None => return Ok(First::Nothing),
+        Extent::None => return Ok(Begin::Nothing),
     };
     if data > at {
-        return Ok(First::HoleTo(data));
+        return Ok(Begin::HoleTo(data));
     }
     inject::read()?;
     Ok(match file.next_hole(at)? {
-        Extent::At(hole) => First::DataTo(hole),
+        Extent::At(hole) => Begin::DataTo(hole),
         // It has been cut meanwhile.
-        Extent::None => First::Nothing,
+        Extent::None => Begin::Nothing,
     })
 }
 
@@ -151,9 +141,9 @@ pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Resu
     let is_quiet = || !file.has_pages(end, u64::MAX);
     let was_quiet = is_quiet();
     let hole = match Known::look(file, at, end, || first_extent(file, at))? {
-        First::HoleTo(data) => return Ok(Begin::HoleTo(data.min(end))),
-        First::Nothing => return Ok(Begin::Nothing),
-        First::DataTo(hole) => hole,
+        Begin::HoleTo(data) => return Ok(Begin::HoleTo(data.min(end))),
+        Begin::Nothing => return Ok(Begin::Nothing),
+        Begin::DataTo(hole) => hole,
     };
     // A block that is data only in part would be one of a file system with smaller blocks.
     let whole = hole - hole % BLOCK;

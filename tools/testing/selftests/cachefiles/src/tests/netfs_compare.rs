@@ -423,9 +423,10 @@ const FED: [&str; 6] = [
     "NoSpace.cull",
 ];
 
-/// What a module counts, event by event; and how many files FS-Cache's LRU let go of meanwhile.
+/// Counts, event by event; and how many files FS-Cache's LRU let go of meanwhile.
 type Counted = (Vec<(&'static str, Vec<i64>)>, i64);
 
+/// What a module counts.
 fn counted(lab: &Lab, module: &Path) -> Result<Counted> {
     let remote = Remote::new(lab, Kind::NineP)?;
     let image = content(70, 65_536);
