@@ -13,6 +13,7 @@ use crate::{
     ktap::Skip,
     lab::{eventually, Lab},
     limit::Lowered,
+    mapping::map_and_write,
     mount::Mount,
     patience::{numbered, sleeps, SOON},
     raw,
@@ -27,10 +28,8 @@ use rustix::{
 use std::{
     fs::File,
     io::IoSlice,
-    ops::Range,
-    os::{fd::AsFd, unix::fs::FileExt},
+    os::unix::fs::FileExt,
     path::Path,
-    process::{Child, Command, Stdio},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -492,29 +491,6 @@ fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Writes what it maps of a file, from where, so much, to the same place on its standard output, with
-/// no file being longer than that.
-const MAP_AND_WRITE: &str = "
-import mmap, os, resource, sys
-at, size, limit = map(int, sys.argv[2:])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-with open(sys.argv[1], 'rb') as file:
-    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-mapped.madvise(mmap.MADV_RANDOM)
-sys.exit(os.pwrite(1, memoryview(mapped)[at:at + size], at) != size)
-";
-
-/// Has a process do that with a file of an image and the fd of a blob.
-fn map_and_write(file: &Path, fd: &ObjectFd, range: Range<u64>, limit: u64) -> Result<Child> {
-    Command::new("python3")
-        .args(["-I", "-c", MAP_AND_WRITE])
-        .arg(file)
-        .args([range.start, range.end - range.start, limit].map(|number| number.to_string()))
-        .stdout(Stdio::from(fd.as_fd().try_clone_to_owned()?))
-        .spawn()
-        .context("python3")
 }
 
 /// A daemon's memory can be that of the image that it serves: what is missing there is asked for when

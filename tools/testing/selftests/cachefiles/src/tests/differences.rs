@@ -12,11 +12,12 @@ use crate::{
     error_injection::{Injection, NO_SPACE},
     group,
     image::BLOCK,
-    kernel::{drop_caches, run, Kmsg},
+    kernel::{drop_caches, Kmsg},
     ktap::Skip,
     lab::{eventually, Cache, Lab},
     layout,
     limit::Lowered,
+    mapping::evict,
     mount::Mount,
     patience::SOON,
     raw,
@@ -395,17 +396,6 @@ fn blocks_that_were_never_written(lab: &Lab) -> Result<()> {
     mount.unmount()
 }
 
-/// Has the kernel evict a page of a file from the page cache.
-const EVICT: &str = "
-import mmap, sys
-at, page = int(sys.argv[2]), 4096
-with open(sys.argv[1], 'rb') as file:
-    mapped = mmap.mmap(file.fileno(), page, prot=mmap.PROT_READ, offset=at)
-mapped[0]
-MADV_PAGEOUT = 21
-mapped.madvise(MADV_PAGEOUT)
-";
-
 /// The same while the file is in service, as after a write that failed, or during one on a file system
 /// that lets others read meanwhile.
 fn block_never_written_that_a_backup_has_read(lab: &Lab) -> Result<()> {
@@ -418,17 +408,7 @@ fn block_never_written_that_a_backup_has_read(lab: &Lab) -> Result<()> {
     }
     drop(fs::read(&path)?);
     // Memory is short, and the page of this one goes; what it leaves behind stands for data as well.
-    let evicted = 20 * BLOCK;
-    run(
-        "python3",
-        &[
-            "-I",
-            "-c",
-            EVICT,
-            &path.to_string_lossy(),
-            &evicted.to_string(),
-        ],
-    )?;
+    evict(&path, 20 * BLOCK)?;
     for block in [5, 20, 6] {
         let got = hand.until_done(read_block(&mount.file(), block))?;
         if lab.is_peer() {
