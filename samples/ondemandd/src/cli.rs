@@ -28,7 +28,12 @@ cache. What is in the cache is read from there, without asking, even after a reb
 
 A blob is a file in the blob directory, and its name is the cookie key: the image's fsid, or the \
 name given to mount with device=. A blob must not change under its name: what is cached already \
-is not fetched again.";
+is not fetched again.
+
+When the cache's file system has little free space (--bcull, --fcull) the files of the cache that \
+were not used for longest are removed, except those in use, until there is enough (--brun, --frun). \
+A removed file is fetched anew when its image is mounted again. Below --bstop nothing is cached, \
+and reading what is not cached fails.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -111,6 +116,10 @@ pub struct CacheArgs {
     /// The security context to make cache files under
     #[arg(long, value_name = "CONTEXT", value_parser = line)]
     secctx: Option<String>,
+
+    /// Do not cull, and leave the graveyard alone: something else does both
+    #[arg(long)]
+    pub no_cull: bool,
 
     /// Culling ceases at this much free space, in per cent
     #[arg(long, value_name = "PERCENT", default_value_t = 7)]
@@ -331,6 +340,7 @@ mod tests {
         assert_eq!(cli.start(), Start::Bind);
         assert!(matches!(cli.prefetch.policy, Policy::Off));
         assert_eq!(cli.layout(), Layout::Mainline);
+        assert!(!cli.cache.no_cull && parse(&["--no-cull"]).unwrap().cache.no_cull);
     }
 
     #[test]

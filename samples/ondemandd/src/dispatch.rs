@@ -17,6 +17,7 @@ use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use tracing::{debug, error, info, warn};
 
+use crate::cull::Culler;
 use crate::stats::Stats;
 use crate::traffic::Traffic;
 use crate::workers::{Job, PendingOpen, PendingRead, Pool, Shared, Work};
@@ -74,6 +75,8 @@ pub struct Dispatcher {
     pub shared: Arc<Shared>,
     /// The workers.
     pub pool: Pool,
+    /// What culls, unless something else does.
+    pub culler: Option<Culler>,
     /// Where requests are counted while they are under way.
     pub traffic: Arc<Traffic>,
     /// The signals.
@@ -213,6 +216,9 @@ impl Dispatcher {
             Request::Close { object_id, .. } => {
                 return match self.shared.objects.remove(object_id) {
                     Some(object) => {
+                        if let Some(culler) = &self.culler {
+                            culler.released();
+                        }
                         self.shared.stats.closes.add(1);
                         debug!(object_id, blob = %object.name, "CLOSE");
                     }
@@ -240,6 +246,9 @@ impl Dispatcher {
                 objects,
                 "images are still mounted: what is not in memory cannot be read"
             );
+        }
+        if let Some(culler) = self.culler {
+            culler.finish();
         }
         self.traffic.stop();
         self.pool.finish();

@@ -7,11 +7,13 @@
 //! ```text
 //! /dev/cachefiles ── dispatch ──> workers ──> blobs (read) ──> cache file (write) ──> complete
 //!                       │            └─ OPEN ─> prefetch ─ only while nobody waits (traffic)
-//!                       └─ CLOSE ─> objects
+//!         │             └─ CLOSE ─> objects
+//!         └─ POLLOUT ─> cull
 //! ```
 
 mod blobs;
 mod cli;
+mod cull;
 mod dispatch;
 #[cfg(test)]
 mod fake;
@@ -24,6 +26,7 @@ mod session;
 mod stats;
 mod traffic;
 mod transfer;
+mod victims;
 mod workers;
 
 use std::io::{self, IsTerminal};
@@ -37,6 +40,7 @@ use tracing::{error, info, warn};
 
 use crate::blobs::Directory;
 use crate::cli::{Cli, LogFormat};
+use crate::cull::Culler;
 use crate::dispatch::{Dispatcher, Signals};
 use crate::objects::Objects;
 use crate::prefetch::Prefetcher;
@@ -97,9 +101,10 @@ fn serve(cli: Cli) -> Result<()> {
         stats,
     });
     let pool = Pool::start(cli.threads.into(), &shared).context("cannot start the workers")?;
-    let dispatcher = Dispatcher {
+    let mut dispatcher = Dispatcher {
         shared,
         pool,
+        culler: None,
         traffic,
         signals,
         stats_file: cli.report.stats_file,
@@ -108,6 +113,12 @@ fn serve(cli: Cli) -> Result<()> {
 
     // All who answer requests are there: now they may come.
     session::start(&device, &config, start)?;
+    if !cli.cache.no_cull {
+        // The kernel has made the directories.
+        let stats = Arc::clone(&dispatcher.shared.stats);
+        let culler = Culler::start(Arc::clone(&device), &config, stats);
+        dispatcher.culler = Some(culler.context("cannot cull")?);
+    }
     if cli.device.keep_device && start == Start::Bind {
         inherit::store_device(&*device).context("cannot leave the device with systemd")?;
     }

@@ -53,6 +53,16 @@ pub struct Stats {
     pub prefetch_bytes: Counter,
     /// Prefetches given up because of an error.
     pub prefetch_errors: Counter,
+    /// Files culled.
+    pub culled_files: Counter,
+    /// Bytes that they had on the disk.
+    pub culled_bytes: Counter,
+    /// Empty volumes culled.
+    pub culled_volumes: Counter,
+    /// Directories and files deleted from the graveyard.
+    pub graves: Counter,
+    /// Passes of culling, or of emptying the graveyard, that failed.
+    pub cull_errors: Counter,
     /// From reading a READ to completing it, in microseconds.
     latency: Mutex<Histogram<u64>>,
     reports: Counter,
@@ -88,6 +98,16 @@ pub struct Snapshot {
     pub prefetch_bytes: u64,
     /// Prefetches given up.
     pub prefetch_errors: u64,
+    /// Files culled.
+    pub culled_files: u64,
+    /// Bytes culled.
+    pub culled_bytes: u64,
+    /// Empty volumes culled.
+    pub culled_volumes: u64,
+    /// Entries deleted from the graveyard.
+    pub graves: u64,
+    /// Failures of culling.
+    pub cull_errors: u64,
     /// All errors above together.
     pub errors: u64,
     /// How long READs took.
@@ -133,6 +153,11 @@ impl Default for Stats {
             strays: Counter::default(),
             prefetch_bytes: Counter::default(),
             prefetch_errors: Counter::default(),
+            culled_files: Counter::default(),
+            culled_bytes: Counter::default(),
+            culled_volumes: Counter::default(),
+            graves: Counter::default(),
+            cull_errors: Counter::default(),
             latency: Mutex::new(latency),
             reports: Counter::default(),
             started: Instant::now(),
@@ -158,6 +183,7 @@ impl Stats {
             &self.read_errors,
             &self.strays,
             &self.prefetch_errors,
+            &self.cull_errors,
         ];
         let latency = self.latency();
         Snapshot {
@@ -174,6 +200,11 @@ impl Stats {
             strays: self.strays.get(),
             prefetch_bytes: self.prefetch_bytes.get(),
             prefetch_errors: self.prefetch_errors.get(),
+            culled_files: self.culled_files.get(),
+            culled_bytes: self.culled_bytes.get(),
+            culled_volumes: self.culled_volumes.get(),
+            graves: self.graves.get(),
+            cull_errors: self.cull_errors.get(),
             errors: errors.iter().map(|c| c.get()).sum(),
             read_latency: Latency {
                 p50_us: latency.value_at_quantile(0.5),
@@ -201,6 +232,8 @@ impl Stats {
             reads = s.reads,
             read_bytes = s.read_bytes,
             prefetch_bytes = s.prefetch_bytes,
+            culled_files = s.culled_files,
+            culled_bytes = s.culled_bytes,
             closes = s.closes,
             errors = s.errors,
             read_p50_us = s.read_latency.p50_us,
@@ -239,6 +272,8 @@ mod tests {
         stats.read_bytes.add(12288);
         stats.read_errors.add(1);
         stats.strays.add(1);
+        stats.culled_bytes.add(4096);
+        stats.cull_errors.add(1);
         for us in [0, 100, 200, 90_000] {
             stats.record_latency(Duration::from_micros(us));
         }
@@ -253,7 +288,8 @@ mod tests {
             assert_eq!(json["opens"], 2);
             assert_eq!(json["reads"], 3);
             assert_eq!(json["read_bytes"], 12288);
-            assert_eq!(json["errors"], 2);
+            assert_eq!(json["culled_bytes"], 4096);
+            assert_eq!(json["errors"], 3);
             let bars = json["read_latency"]["histogram"].as_array().unwrap();
             let total: u64 = bars.iter().map(|b| b["count"].as_u64().unwrap()).sum();
             assert_eq!(total, 5);
