@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Eviction as nydusd does it: `inuse` and `cull` of names that it computes, the graveyard, and
-//! how a daemon that polls learns that it should cull.
+//! how a daemon that polls learns that it should cull; and as `ondemandd` does it.
 
+use super::eviction_daemon::{
+    daemon_culls_the_oldest, daemon_empties_the_graveyard, daemon_makes_room,
+    daemon_waits_when_all_is_in_use,
+};
 use crate::{
     blob::Blob,
     cachefilesd::at_rest,
@@ -44,6 +48,10 @@ group!("eviction":
     few_inodes_wake_who_polls,
     state_line_tells_of_culling,
     state_line_counts_what_is_released,
+    daemon_makes_room,
+    daemon_culls_the_oldest,
+    daemon_waits_when_all_is_in_use,
+    daemon_empties_the_graveyard,
 );
 
 /// A command about the last part of a path, given from the directory that it is in.

@@ -16,6 +16,7 @@ mod device;
 mod differences;
 mod domains;
 mod eviction;
+mod eviction_daemon;
 mod failover;
 mod failure;
 mod faults_disk;
