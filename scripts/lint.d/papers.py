@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Checks documents: reStructuredText for its syntax, and links to files for
-whether the file is there.
+"""Checks documents: reStructuredText for its syntax, links to files for whether
+the file is there, and names of the module's code for whether it has them.
 
 Sphinx is not needed: its few directives and roles that we use are known here.
 """
@@ -72,6 +72,24 @@ def check_length(path, text):
     return good
 
 
+def check_names(path, text):
+    """Returns whether the module has each ``Type::name`` of a document, and each
+    ``function()`` of the known bugs, whose functions are all the module's."""
+    files = [file.read_text(encoding="utf-8") for file in pathlib.Path("rust").rglob("*.rs")]
+    good = True
+    for kind, name in sorted(set(re.findall(r"``([A-Z]\w+)::(\w+)(?:\(\))?``", text))):
+        defined = re.compile(rf"\b(?:struct|enum|trait) {kind}\b")
+        if not any(defined.search(file) and re.search(rf"\b{name}\b", file) for file in files):
+            print(f"{path}: there is no {kind}::{name} in rust/")
+            good = False
+    functions = re.findall(r"``(\w+)\(\)``", text) if path.stem == "known-bugs" else []
+    for name in sorted(set(functions)):
+        if not any(re.search(rf"\bfn {name}\b", file) for file in files):
+            print(f"{path}: there is no {name}() in rust/")
+            good = False
+    return good
+
+
 def main():
     """Checks every file that is named; the status tells whether all are good."""
     directives.register_directive("toctree", Toctree)
@@ -84,6 +102,7 @@ def main():
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".rst":
             good &= check_rst(path, text)
+            good &= check_names(path, text)
         good &= check_links(path, text)
         good &= check_length(path, text)
     return 0 if good else 1
