@@ -116,8 +116,11 @@ fn serve(cli: Cli) -> Result<()> {
     if !cli.cache.no_cull {
         // The kernel has made the directories.
         let stats = Arc::clone(&dispatcher.shared.stats);
-        let culler = Culler::start(Arc::clone(&device), &config, stats);
-        dispatcher.culler = Some(culler.context("cannot cull")?);
+        match Culler::start(Arc::clone(&device), &config, stats) {
+            Ok(culler) => dispatcher.culler = Some(culler),
+            // Images can be served all the same.
+            Err(error) => error!("no culling: {error:#}"),
+        }
     }
     if cli.device.keep_device && start == Start::Bind {
         inherit::store_device(&*device).context("cannot leave the device with systemd")?;
