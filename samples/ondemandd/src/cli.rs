@@ -276,7 +276,7 @@ impl Cli {
 }
 
 /// The kernel takes the directory as the rest of a line, and looks it up from the daemon's own
-/// root and working directory: an absolute path says what it says to everybody.
+/// root and working directory: an absolute path means the same in every process.
 fn directory(text: &str) -> Result<PathBuf, String> {
     let text = line(text)?;
     std::path::absolute(text).map_err(|e| e.to_string())

@@ -39,7 +39,7 @@ const RETRY: Timespec = Timespec {
 struct Trouble {
     /// Reads that have failed in a row.
     failures: u32,
-    /// That descriptors are missing was said, and requests have been waiting ever since.
+    /// It was logged that descriptors are missing, and requests still wait.
     told_of_descriptors: bool,
 }
 
@@ -83,7 +83,7 @@ pub struct Dispatcher {
     pub signals: Signals,
     /// Where the counters go.
     pub stats_file: Option<PathBuf>,
-    /// Whether somebody else keeps the device when we end.
+    /// Whether another process keeps the device open when we end.
     pub kept: bool,
 }
 
@@ -239,7 +239,7 @@ impl Dispatcher {
         if objects > 0 && self.kept {
             info!(
                 objects,
-                "images are still mounted: whoever reads waits for the next daemon"
+                "images are still mounted: reads wait for the next daemon"
             );
         } else if objects > 0 {
             warn!(
@@ -253,7 +253,7 @@ impl Dispatcher {
         self.traffic.stop();
         self.pool.finish();
         let shared = Arc::into_inner(self.shared)
-            .expect("the workers, who had the other references, are gone");
+            .expect("the workers, which had the other references, have ended");
         shared.prefetcher.finish();
         report(&shared.stats, objects, true, self.stats_file.as_deref());
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! File descriptors that whoever started us left open for us, and news for it.
+//! File descriptors that the process that started us left open for us, and messages to it.
 //!
 //! Lives here: taking over a descriptor by its number, systemd's LISTEN_FDS and NOTIFY_SOCKET, and
 //! the line that says that we are ready.  Never here: what the descriptors are used for.
@@ -21,8 +21,8 @@ const STORED_DEVICE: &str = "cachefiles";
 
 /// A descriptor of our own for the file that has this number.
 ///
-/// It is a duplicate, which the kernel makes for whoever may debug the process, as every process
-/// may itself: so a wrong number is an error and never somebody else's file closed.
+/// It is a duplicate, which the kernel makes for a process that may debug this one, as every process
+/// may itself: so a wrong number is an error and never closes another file.
 pub fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(Errno::BADF.into());

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! /dev/cachefiles ── dispatch ──> workers ──> blobs (read) ──> cache file (write) ──> complete
-//!                       │            └─ OPEN ─> prefetch ─ only while nobody waits (traffic)
+//!                       │            └─ OPEN ─> prefetch ─ only while no request waits (traffic)
 //!         │             └─ CLOSE ─> objects
 //!         └─ POLLOUT ─> cull
 //! ```
@@ -111,7 +111,7 @@ fn serve(cli: Cli) -> Result<()> {
         kept: cli.device.keep_device || start == Start::Restore,
     };
 
-    // All who answer requests are there: now they may come.
+    // The threads that answer requests run: now requests may come.
     session::start(&device, &config, start)?;
     if !cli.cache.no_cull {
         // The kernel has made the directories.

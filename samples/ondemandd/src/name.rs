@@ -5,7 +5,7 @@
 //! Lives here: the check, and how a key is shown to people.  Never here: looking a blob up, which
 //! is [`crate::blobs`]'s.
 //!
-//! Cookie keys come from whoever mounts an image.  That person may choose which blob to ask for,
+//! Cookie keys come from mount options.  Who mounts may choose which blob to ask for,
 //! but must not choose a file outside the blob directory.
 
 use std::ffi::OsStr;

@@ -426,7 +426,7 @@ mod tests {
         let first = pace.next(500).unwrap();
         let next = pace.free_at;
         assert_eq!(next - first, Duration::from_millis(500));
-        // Later if somebody else has the processor in between.
+        // Later if another thread has the processor in between.
         assert!(pace.next(500).unwrap() >= next);
         assert!(Pace::new(None).next(usize::MAX).is_none());
     }

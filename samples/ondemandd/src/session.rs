@@ -130,7 +130,7 @@ fn hint(step: Step, errno: Option<Errno>) -> &'static str {
 }
 
 /// Gets the device; says also how it must be started.  What a device that is taken over was left
-/// with is new again from now on, for whoever reads it.
+/// with is delivered again from now on.
 pub fn obtain(
     origin: &Origin,
     config: &CacheConfig,

@@ -249,7 +249,7 @@ impl Stats {
     }
 }
 
-/// Replaces a file in one step, so that nobody reads half of it.
+/// Replaces a file in one step, so that it is never read half-written.
 fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let mut new = path.as_os_str().to_owned();
     new.push(".new");

@@ -28,7 +28,7 @@ struct State {
 /// One request under way; it ends when this is dropped.
 pub struct Ticket(Arc<Traffic>);
 
-/// The daemon stops: whoever waited is to give up.
+/// The daemon stops: waiting threads must give up.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stopping;
 

@@ -8,7 +8,7 @@
 //! The kernel writes cache files with O_DIRECT, so what we hand it begins at a multiple of the
 //! page, is a multiple of the page long and lies page-aligned in memory.  A blob whose size is
 //! not such a multiple gets its last page filled up with zeros; the kernel knows the true size
-//! from the OPEN and shows nobody the rest.
+//! from the OPEN and shows the rest to no reader.
 
 use std::io;
 use std::ops::Range;

@@ -3,7 +3,7 @@
 //! The threads that answer requests.
 //!
 //! Lives here: answering an OPEN and a READ, and the pool that does it.  Never here: reading
-//! requests from the device, or fetching what nobody asked for.
+//! requests from the device, or prefetch.
 //!
 //! A READ is answered exactly once, on every path: [`PendingRead`] completes it when it is
 //! dropped.  Completed without its data, the reader gets EIO, never zeros: the kernel looks for
@@ -67,7 +67,7 @@ pub struct PendingRead {
     received: Instant,
 }
 
-/// What the dispatcher hands to a worker, with the ticket that says that somebody waits for it.
+/// What the dispatcher hands to a worker, with the ticket that counts it as unanswered.
 pub struct Job {
     /// The request.
     pub work: Work,
@@ -124,7 +124,7 @@ impl PendingRead {
 impl Drop for PendingRead {
     fn drop(&mut self) {
         if let Err(error) = self.object.file.complete_read(self.msg_id) {
-            // The reader was killed, or the object or the cache withdrawn: nobody waits.
+            // The reader was killed, or the object or the cache withdrawn: no task waits.
             debug!(blob = %self.object.name, msg_id = self.msg_id, %error, "READ not completed");
         }
     }
@@ -167,7 +167,7 @@ impl PendingOpen {
             );
         }
         if let Err(error) = shared.device.open_reply(self.msg_id, Ok(size)) {
-            // Whoever mounted was killed meanwhile; no CLOSE will come for this object.
+            // The mount was killed meanwhile; no CLOSE will come for this object.
             warn!(blob = %object.name, %error, "OPEN not answered");
             shared.stats.open_errors.add(1);
             shared.objects.remove(object.id);
@@ -180,7 +180,7 @@ impl PendingOpen {
     }
 }
 
-/// Finds the blob of a cookie key, or the errno for whoever mounts and the reason for the log.
+/// Finds the blob of a cookie key, or the errno for the mount and the reason for the log.
 fn find(source: &dyn BlobSource, key: &[u8]) -> Result<(BlobName, Arc<dyn Blob>), (Errno, String)> {
     let name = BlobName::new(key).map_err(|why| (Errno::INVAL, why.to_string()))?;
     match source.open(&name) {
