@@ -32,13 +32,14 @@ mod sys;
 
 use daemon::device::CacheFilesDevice;
 use kernel::prelude::*;
-use sys::aio::IoMemory;
 use sys::chardev::Registration;
 use sys::log;
-use sys::work::Workers;
+use sys::module::{Loaded, Root};
+
+type Module = Loaded<CacheFiles>;
 
 module! {
-    type: CacheFiles,
+    type: Module,
     name: "cachefiles",
     author: "The cachefiles-rs developers",
     description: "Mounted-filesystem based cache",
@@ -48,20 +49,13 @@ module! {
 /// The loaded module.
 struct CacheFiles {
     /// Dropped first: no daemon can open the device any more, and none has it open.
-    device: Option<Pin<KBox<Registration<CacheFilesDevice>>>>,
+    _device: Pin<KBox<Registration<CacheFilesDevice>>>,
     #[cfg(CONFIG_CACHEFILES_ERROR_INJECTION)]
     _injection: Pin<KBox<sys::sysctl::Number>>,
-    /// When it is dropped, what a session has started is done, to the last instruction.
-    _workers: Workers,
-    /// Dropped last: nobody can be in the midst of an I/O.
-    _io: IoMemory,
 }
 
-impl kernel::Module for CacheFiles {
-    fn init(_module: &'static ThisModule) -> Result<Self> {
-        // Before the device, whose first user may come at once.
-        let io = IoMemory::new()?;
-        let workers = Workers::start()?;
+impl Root for CacheFiles {
+    fn init() -> Result<Self> {
         let this = CacheFiles {
             #[cfg(CONFIG_CACHEFILES_ERROR_INJECTION)]
             _injection: KBox::pin_init(
@@ -72,9 +66,8 @@ impl kernel::Module for CacheFiles {
                 ),
                 GFP_KERNEL,
             )?,
-            device: Some(KBox::pin_init(Registration::new(), GFP_KERNEL)?),
-            _workers: workers,
-            _io: io,
+            // Last: its first user may come at once.
+            _device: KBox::pin_init(Registration::new(), GFP_KERNEL)?,
         };
         log::info!("Loaded");
         Ok(this)
@@ -84,7 +77,5 @@ impl kernel::Module for CacheFiles {
 impl Drop for CacheFiles {
     fn drop(&mut self) {
         log::info!("Unloading");
-        self.device = None;
-        sys::module::wait_for_stragglers();
     }
 }

@@ -9,14 +9,13 @@ use super::bindings;
 use super::file::File;
 use super::iov_iter::IovIter;
 use super::netfs::Termination;
-use super::only::Only;
 use super::to_count;
 use super::transfer::Transfer;
 use core::cell::UnsafeCell;
 use core::mem::{align_of, size_of, ManuallyDrop};
 use core::ops::Deref;
 use core::ptr::{addr_of_mut, NonNull};
-use core::sync::atomic::{fence, AtomicBool, AtomicU32, Ordering};
+use core::sync::atomic::{fence, AtomicU32, Ordering};
 use kernel::error::{code::*, Result};
 
 /// What happens when an I/O is over, before whoever asked for it is told. Called exactly once, maybe from
@@ -51,41 +50,6 @@ impl<D: Done> End<D> {
     }
 }
 
-/// What the memory of all I/Os is taken from.
-///
-/// # Invariants
-///
-/// It was made, and there is one at most.
-pub(crate) struct IoMemory {
-    _only: Only,
-}
-
-/// Whether there is an [`IoMemory`].
-static IS_MADE: AtomicBool = AtomicBool::new(false);
-
-impl IoMemory {
-    /// Makes it; `EBUSY` if there is one.
-    pub(crate) fn new() -> Result<Self> {
-        let only = Only::claim(&IS_MADE)?;
-        // SAFETY: There is none yet. May be called where sleeping is allowed, as when the module is loaded.
-        if !unsafe { bindings::cfrs_make_io_memory() } {
-            return Err(ENOMEM);
-        }
-        // INVARIANT: Just made, as the only one.
-        Ok(IoMemory { _only: only })
-    }
-}
-
-impl Drop for IoMemory {
-    fn drop(&mut self) {
-        // SAFETY: Made by the type invariant. The module's exit drops this when no cache is left, and so
-        // nothing that an operation of FS-Cache's was begun for; and who has submitted an I/O whose
-        // completion has ended its operation has left, for which `wait_for_stragglers()` waits. The
-        // kernel warns of memory that was not given back.
-        unsafe { bindings::cfrs_destroy_io_memory() }
-    }
-}
-
 /// One of two references to an I/O under way: the submitter's and the completion's. The file system
 /// may look at the kiocb after it was completed, so that neither alone may free it.
 ///
@@ -116,9 +80,9 @@ impl<D: Done> Reference<D> {
         end: End<D>,
     ) -> Result<Self, (File, End<D>)> {
         let () = Self::FITS;
-        // SAFETY: I/O is done for caches, of which there are none before the module's entry has made
-        // the memory, nor after its exit. Here we may sleep. The file lives as long as the request,
-        // which is about to have the reference to it.
+        // SAFETY: What the memory is taken from exists as long as the module's code may run
+        // (`sys/module.rs`). Here we may sleep. The file lives as long as the request, which is about
+        // to have the reference to it.
         let memory =
             unsafe { bindings::cfrs_alloc_io(file.as_ptr(), pos, is_write, Some(completed::<D>)) };
         let Some(ptr) = NonNull::new(memory.cast::<Request<D>>()) else {

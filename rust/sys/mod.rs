@@ -26,7 +26,6 @@ pub(crate) mod module;
 pub(crate) mod mount;
 pub(crate) mod netfs;
 mod netfs_ops;
-mod only;
 pub(crate) mod poll;
 pub(crate) mod refusal;
 pub(crate) mod rwsem;

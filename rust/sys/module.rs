@@ -1,19 +1,65 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The module itself: its parameters and the end of its text.
+//! The module itself: its parameters, what it has for as long as its code may run, and its end.
 
 use super::bindings;
 use core::ptr::{addr_of, addr_of_mut};
+use kernel::error::{to_result, Result};
+use kernel::ThisModule;
+
+/// What a module does besides what all of `sys` needs.
+pub(crate) trait Root: Sized + Send + Sync + 'static {
+    /// Module entry. Module exit drops the result, and with it everything that can call in.
+    fn init() -> Result<Self>;
+}
+
+/// A loaded module: what `sys` needs, around a [`Root`].
+pub(crate) struct Loaded<T: Root> {
+    // Dropped first.
+    _root: T,
+    _facilities: Facilities,
+}
+
+/// The workqueue of `work.rs` and the memory of `aio.rs`, which both take to exist: no code of the
+/// module runs before its entry has made them, nor after its exit has dropped them.
+///
+/// # Invariants
+///
+/// Both exist, and this is the only one.
+struct Facilities(());
+
+impl<T: Root> kernel::Module for Loaded<T> {
+    fn init(_module: &'static ThisModule) -> Result<Self> {
+        // SAFETY: Module entry may sleep. A second call while both exist is refused.
+        to_result(unsafe { bindings::cfrs_init() })?;
+        // INVARIANT: Just made.
+        let facilities = Facilities(());
+        Ok(Loaded {
+            _root: T::init()?,
+            _facilities: facilities,
+        })
+    }
+}
+
+impl Drop for Facilities {
+    fn drop(&mut self) {
+        // SAFETY: Both exist by the type invariant, and nothing can enter the module any more: the
+        // root is gone. For tasks and interrupts that are between their last put of a reference and
+        // their return, the shim waits; the queue's end waits for the jobs. By then each I/O has
+        // given its memory back.
+        unsafe { bindings::cfrs_exit() }
+    }
+}
 
 /// The `debug` parameter's mask: 1 entries, 2 exits, 4 what happens in between.
 pub(crate) fn debug_mask() -> u32 {
-    // SAFETY: Reads one word, which anybody may write at any time.
+    // SAFETY: Reads one word, which may be written at any time.
     unsafe { addr_of!(bindings::cfrs_debug).read_volatile() }
 }
 
 /// Sets the `debug` parameter's mask.
 pub(crate) fn set_debug_mask(mask: u32) {
-    // SAFETY: Writes one word, which whoever reads reads as one.
+    // SAFETY: Writes one word, which every reader reads as one.
     unsafe { addr_of_mut!(bindings::cfrs_debug).write_volatile(mask) }
 }
 
@@ -21,14 +67,6 @@ pub(crate) fn set_debug_mask(mask: u32) {
 pub(crate) fn protocol_index() -> u32 {
     // SAFETY: Reads one word.
     unsafe { bindings::cfrs_ondemand_protocol() }
-}
-
-/// Waits until no task can still be in the module's code behind its last put of a reference.
-///
-/// To be called by module exit, when nothing can enter the module any more.
-pub(crate) fn wait_for_stragglers() {
-    // SAFETY: Called from module exit, which may sleep.
-    unsafe { bindings::cfrs_wait_for_module_text() }
 }
 
 extern "C" {

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The C halves of rust/sys: macros and inlines as functions, and every
- * difference between kernel versions.  Nothing here knows CacheFiles.
+ * difference between kernel versions.  Of CacheFiles they know the module's
+ * parameters and the names of what it makes.
  */
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/ratelimit.h>
 #include <linux/rcupdate.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
 #include <trace/events/fscache.h>
@@ -56,35 +58,39 @@ unsigned int cfrs_ondemand_protocol(void)
 }
 
 /*
- * The module's own workers.  Destroying the queue waits for what they do, so
- * that none of them can be in the module's text any more.
+ * What there is for as long as the module's code may run.
  */
-static struct workqueue_struct *workers;
+struct workqueue_struct *cfrs_workers;
+struct kmem_cache *cfrs_ios;
 
-bool cfrs_start_workers(void)
+int cfrs_init(void)
 {
-	workers = alloc_workqueue("cachefiles", WQ_UNBOUND, 0);
-	return workers;
-}
-
-void cfrs_stop_workers(void)
-{
-	destroy_workqueue(workers);
-}
-
-struct workqueue_struct *cfrs_workers(void)
-{
-	return workers;
+	if (cfrs_ios)
+		return -EBUSY;
+	cfrs_ios = kmem_cache_create("cachefiles_io", CFRS_IO_SIZE, 0,
+				     SLAB_NO_MERGE, NULL);
+	if (!cfrs_ios)
+		return -ENOMEM;
+	/* As FS-Cache's own queue. */
+	cfrs_workers = alloc_workqueue("cachefiles", WQ_UNBOUND | WQ_FREEZABLE, 0);
+	if (cfrs_workers)
+		return 0;
+	kmem_cache_destroy(cfrs_ios);
+	cfrs_ios = NULL;
+	return -ENOMEM;
 }
 
 /*
- * Wait until no task that was preempted inside the module's code, after its
- * last reference was put, can still be there.
+ * Waits first until no task that was preempted inside the module's code, after
+ * its last reference was put, can still be there.
  */
-void cfrs_wait_for_module_text(void)
+void cfrs_exit(void)
 {
 	synchronize_rcu_tasks();
 	synchronize_rcu();
+	destroy_workqueue(cfrs_workers);
+	kmem_cache_destroy(cfrs_ios);
+	cfrs_ios = NULL;
 }
 
 /*

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Functions around what bindgen cannot see: macros, static inlines, and the
- * places where kernel versions differ.  Nothing here knows CacheFiles; each
- * shim is one step that Rust then makes safe.
+ * places where kernel versions differ.  Each is one step that Rust then makes
+ * safe.
  */
 #ifndef _CACHEFILES_RS_SHIMS_H
 #define _CACHEFILES_RS_SHIMS_H
@@ -28,13 +28,13 @@
 #include <linux/xarray.h>
 #include <linux/xattr.h>
 
-/* module.c: the parameters, which `module!` of 6.12 cannot declare. */
+/* the module; `module!` of 6.12 cannot declare parameters */
 extern unsigned int cfrs_debug;
 unsigned int cfrs_ondemand_protocol(void);
-bool cfrs_start_workers(void);
-void cfrs_stop_workers(void);
-struct workqueue_struct *cfrs_workers(void);
-void cfrs_wait_for_module_text(void);
+extern struct workqueue_struct *cfrs_workers;
+extern struct kmem_cache *cfrs_ios;
+int cfrs_init(void);
+void cfrs_exit(void);
 
 /* atomics and waiting */
 void cfrs_set_bit(unsigned int nr, unsigned long *addr);
@@ -131,8 +131,6 @@ ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos);
 ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos);
 /* Memory for one I/O under way. */
 #define CFRS_IO_SIZE 192
-bool cfrs_make_io_memory(void);
-void cfrs_destroy_io_memory(void);
 struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
 			    void (*complete)(struct kiocb *, long));
 void cfrs_free_io(struct kiocb *io);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The C halves of aio.rs and iov_iter.rs, and those of file.rs that read and write
- * data, all directly.  Nothing here knows CacheFiles.
+ * data, all directly.
  */
 #include <linux/blkdev.h>
 #include <linux/sched/mm.h>
@@ -45,32 +45,17 @@ ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos)
 }
 
 /*
- * Memory of its own: what one I/O frees, the next one takes.  Among all others of its
- * size it would be on another slab by then, which is the slow way, both to free and to
- * allocate.
- */
-static struct kmem_cache *ios;
-
-bool cfrs_make_io_memory(void)
-{
-	ios = kmem_cache_create("cachefiles_io", CFRS_IO_SIZE, 0, SLAB_NO_MERGE,
-				NULL);
-	return ios;
-}
-
-void cfrs_destroy_io_memory(void)
-{
-	kmem_cache_destroy(ios);
-}
-
-/*
+ * The memory is of a cache of its own: what one I/O frees, the next one takes.  Among
+ * all others of its size it would be on another slab by then, which is the slow way,
+ * both to free and to allocate.
+ *
  * Neither this nor cfrs_submit_io() waits for memory that a netfs would have to write
  * out: it may be what asks.
  */
 struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
 			    void (*complete)(struct kiocb *, long))
 {
-	struct kiocb *iocb = kmem_cache_alloc(ios, GFP_NOFS);
+	struct kiocb *iocb = kmem_cache_alloc(cfrs_ios, GFP_NOFS);
 
 	if (iocb)
 		*iocb = (struct kiocb){
@@ -85,7 +70,7 @@ struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
 
 void cfrs_free_io(struct kiocb *io)
 {
-	kmem_cache_free(ios, io);
+	kmem_cache_free(cfrs_ios, io);
 }
 
 ssize_t cfrs_submit_io(struct kiocb *iocb, struct iov_iter *iter)

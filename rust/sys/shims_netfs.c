@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The C halves of subrequest.rs: what lies in netfs's requests, whose layout
- * differs between kernel versions.  Nothing here knows CacheFiles.
+ * differs between kernel versions.
  */
 #include <linux/bio.h>
 #include "shims.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The C halves of dentry.rs, file.rs, inode.rs, mount.rs and xattr.rs: the VFS,
- * but for data, which is in shims_io.c.  Nothing here knows CacheFiles.
+ * but for data, which is in shims_io.c.
  */
 #include <linux/sched/mm.h>
 #include "shims.h"

@@ -5,46 +5,11 @@
 //! Never here: who wants it done.
 
 use super::bindings;
-use super::only::Only;
-use core::sync::atomic::AtomicBool;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
 use kernel::workqueue::Queue;
 use kernel::workqueue::{impl_has_work, Work, WorkItem};
 use kernel::{new_spinlock, new_work};
-
-/// The module's workers: there from module entry to module exit. Dropping this waits for them.
-///
-/// # Invariants
-///
-/// There is one at most, and the queue exists while it does.
-pub(crate) struct Workers {
-    _only: Only,
-}
-
-/// Whether there are [`Workers`].
-static ARE_STARTED: AtomicBool = AtomicBool::new(false);
-
-impl Workers {
-    /// Starts them; `EBUSY` if there are some.
-    pub(crate) fn start() -> Result<Self> {
-        let only = Only::claim(&ARE_STARTED)?;
-        // SAFETY: There is no queue yet.
-        if !unsafe { bindings::cfrs_start_workers() } {
-            return Err(ENOMEM);
-        }
-        // INVARIANT: Just made, as the only ones.
-        Ok(Workers { _only: only })
-    }
-}
-
-impl Drop for Workers {
-    fn drop(&mut self) {
-        // SAFETY: The queue exists by the type invariant, and module exit, or its failed entry,
-        // drops this when nobody can queue anything any more.
-        unsafe { bindings::cfrs_stop_workers() }
-    }
-}
 
 /// What a worker does, once, with what it was waiting for. May sleep.
 pub(crate) trait Job: Send + 'static {
@@ -57,8 +22,8 @@ pub(crate) trait Job: Send + 'static {
 
 /// A job that can be handed to a worker from any context and without memory.
 ///
-/// The job is dropped undone if nobody starts it. That it has been done is for its owner to wait for;
-/// that the worker has left the module's text is for [`Workers`].
+/// Not started, the job is dropped undone. Its owner waits until it is done; module exit, until the
+/// worker has left the module's text.
 #[pin_data]
 pub(crate) struct Deferred<J: Job> {
     #[pin]
@@ -101,10 +66,10 @@ impl<J: Job> Deferred<J> {
                 }
             }
         }
-        // SAFETY: Jobs are started by sessions, of which there are none before the module's entry has
-        // started the workers or after its exit has removed the device.
-        let queue = unsafe { Queue::from_raw(bindings::cfrs_workers()) };
-        // It is not on the queue yet: nobody else came through above.
+        // SAFETY: The queue exists as long as the module's code may run (`sys/module.rs`), and is only
+        // set before any other code does.
+        let queue = unsafe { Queue::from_raw(bindings::cfrs_workers) };
+        // It is not on the queue yet: one call alone comes through above.
         let _ = queue.enqueue(self);
     }
 }
