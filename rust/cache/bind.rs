@@ -11,12 +11,12 @@ use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
 use crate::protocol::message::Layout;
 use crate::sys::creds::Cred;
-use crate::sys::dentry::Dentry;
+use crate::sys::dentry::Dir;
 use crate::sys::errno::EOPNOTSUPP;
 use crate::sys::fscache::{CacheCookie, Calendar};
 use crate::sys::fscache_ops::Active;
 use crate::sys::log;
-use crate::sys::mount::{self, Mount};
+use crate::sys::mount;
 use crate::sys::xarray::XArray;
 use core::convert::Infallible;
 use kernel::new_mutex;
@@ -71,15 +71,16 @@ impl Plan<'_> {
         })?;
         let memory = UniqueArc::new_uninit(GFP_KERNEL)?;
         let end = End::new()?;
-        let (mnt, root) = {
+        let root = {
             let _acting = service.assume();
-            let (mnt, root) = mount::find_dir(self.dir)?;
-            self.check_backing(&mnt, &root)?;
-            (mnt, root)
+            let root = mount::find_dir(self.dir)?;
+            self.check_backing(&root)?;
+            root
         };
+        let mnt = root.mount().clone();
         // What we create gets the security label that belongs beside the cache. It is the daemon
         // who must be allowed to ask for that.
-        let cred = service.creating_like(&root.inode().ok_or(ENOENT)?)?;
+        let cred = service.creating_like(root.inode())?;
         let space = {
             let _acting = cred.assume();
             check_security(&root)?;
@@ -99,8 +100,6 @@ impl Plan<'_> {
             Ok(disk) => disk.into(),
             Err(never) => match never {},
         };
-        // Dropped before the disk from here on, whose mount it needs.
-        let root = root;
         let (store, graveyard) = {
             let _acting = disk.cred.assume();
             (
@@ -136,8 +135,8 @@ impl Plan<'_> {
         Ok(active)
     }
 
-    fn check_backing(&self, mnt: &Mount, root: &Dentry) -> Result {
-        mnt.check_backing(root).map_err(|failed| {
+    fn check_backing(&self, root: &Dir) -> Result {
+        root.check_backing().map_err(|failed| {
             log::error!(
                 "{} cannot hold a cache: {}",
                 self.dir.to_str().unwrap_or("(not UTF-8)"),
@@ -162,7 +161,7 @@ fn check_blocks(bytes: u32) -> Result {
 }
 
 /// Whether the security policy lets us make what a cache is made of.
-fn check_security(root: &Dentry) -> Result {
+fn check_security(root: &Dir) -> Result {
     match root.check_create() {
         Ok(()) => Ok(()),
         Err(failed) if failed.error == EOPNOTSUPP => Ok(()),

@@ -124,7 +124,7 @@ pub(crate) fn set_volume(disk: &Disk, volume: u32, dentry: &Dentry, data: &[u8])
 /// memory is not one.
 fn set(disk: &Disk, object: u32, dentry: &Dentry, bytes: &[u8]) -> Result {
     inject::write()
-        .and_then(|()| xattr::set(&disk.mnt, dentry, NAME, bytes))
+        .and_then(|()| xattr::set(dentry, NAME, bytes))
         .inspect_err(|&error| {
             trace::vfs_error(object, dentry.inode(), error, Where::SetXattr);
             if error != ENOMEM && error != ENOSPC && error != EDQUOT {
@@ -138,7 +138,7 @@ fn set(disk: &Disk, object: u32, dentry: &Dentry, bytes: &[u8]) -> Result {
 
 /// Removes a file's attribute, so that the file is stale.
 pub(crate) fn remove(disk: &Disk, object: u32, dentry: &Dentry) -> Result {
-    match inject::remove().and_then(|()| xattr::remove(&disk.mnt, dentry, NAME)) {
+    match inject::remove().and_then(|()| xattr::remove(dentry, NAME)) {
         Err(ENODATA | ENOENT) => Ok(()),
         removed => removed.inspect_err(|&error| {
             trace::vfs_error(object, dentry.inode(), error, Where::RemoveXattr);

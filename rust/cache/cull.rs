@@ -4,7 +4,7 @@
 
 use super::directory::bury;
 use super::Cache;
-use crate::sys::dentry::Dentry;
+use crate::sys::dentry::{Dentry, Dir, Entry};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
@@ -21,7 +21,7 @@ impl Cache {
         let victim = self.find_victim(&dir, name)?;
         // From here on no lookup takes the file into use; one that comes when the mark is gone sees
         // that the name is gone too.
-        let in_use = InUse::mark(victim.inode().ok_or(ENOENT)?, None).map_err(|_| EBUSY)?;
+        let in_use = InUse::mark(victim.clone(), None)?;
         bury(&self.disk, &self.graveyard, &dir, &victim, Killed::Culled).map_err(|error| {
             match error {
                 ENOENT => ESTALE,
@@ -45,9 +45,9 @@ impl Cache {
         self.find_victim(&dir, name).map(|_| ())
     }
 
-    fn find_victim(&self, dir: &Dentry, name: &[u8]) -> Result<Dentry> {
-        let locked = dir.lock(&self.disk.mnt)?;
-        let victim = locked.find(name).map_err(|error| match error {
+    fn find_victim(&self, dir: &Dir, name: &[u8]) -> Result<Dentry> {
+        let locked = dir.lock()?;
+        let found = locked.find(name).map_err(|error| match error {
             ENOENT => ESTALE,
             EIO => {
                 self.disk.io_error(format_args!("Lookup failed"));
@@ -59,21 +59,18 @@ impl Cache {
                 EIO
             }
         })?;
-        let inode = victim.inode().ok_or(ENOENT)?;
-        if inode.is_in_use() {
-            return Err(EBUSY);
+        match found {
+            Entry::Vacant(_) => Err(ENOENT),
+            Entry::Occupied(victim) if victim.dentry().inode().is_in_use() => Err(EBUSY),
+            Entry::Occupied(victim) => Ok(victim.dentry().clone()),
         }
-        Ok(victim)
     }
 }
 
 /// The caller's directory, which must be on the cache's file system.
-fn current_dir(cache: &Cache) -> Result<Dentry> {
-    let (mnt, dir) = mount::current_dir().ok_or(ENOTDIR)?;
-    if !dir.is_dir() {
-        return Err(ENOTDIR);
-    }
-    if !mnt.is_same_fs(&cache.disk.mnt) {
+fn current_dir(cache: &Cache) -> Result<Dir> {
+    let dir = mount::current_dir()?;
+    if !dir.mount().is_same_fs(&cache.disk.mnt) {
         log::warn_limited!("cull and inuse work in the cache's own file system only");
         return Err(EXDEV);
     }

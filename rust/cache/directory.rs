@@ -4,8 +4,7 @@
 
 use super::disk::{Disk, Need};
 use super::inject;
-use crate::sys::dentry::{Dentry, LockedDir, Moved};
-use crate::sys::errno::ESTALE;
+use crate::sys::dentry::{Dentry, Dir, Entry, LockedDir, Moved, Occupied};
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::trace::{self, Killed, Where};
@@ -17,67 +16,68 @@ use kernel::str::CString;
 pub(crate) struct Directory {
     // Dropped first: the mark goes before the reference.
     _in_use: InUse,
-    dentry: Dentry,
+    dir: Dir,
 }
 
 impl Directory {
     /// The directory.
-    pub(crate) fn dentry(&self) -> &Dentry {
-        &self.dentry
+    pub(crate) fn dir(&self) -> &Dir {
+        &self.dir
     }
 
     /// The directory `name` in `parent`, made with mode 0700 if need be; tells whether it is new
     /// (`cachefiles_get_directory()`). `EBUSY` if another cache uses it.
-    pub(crate) fn open(disk: &Disk, parent: &Dentry, name: &[u8]) -> Result<(Self, bool)> {
+    pub(crate) fn open(disk: &Disk, parent: &Dir, name: &[u8]) -> Result<(Self, bool)> {
         let shown = core::str::from_utf8(name).unwrap_or("(not UTF-8)");
-        let locked = parent.lock(&disk.mnt)?;
+        let locked = parent.lock()?;
         let mut is_new = false;
         let dentry = loop {
             let found = inject::read().and_then(|()| locked.find(name));
-            trace::lookup(0, parent, &found);
+            trace::lookup(0, parent, found.as_ref().map(Entry::dentry).map_err(|e| *e));
             let found = found.inspect_err(|error| {
                 trace::vfs_error(0, parent.inode(), *error, Where::Lookup);
                 if *error != ENOMEM {
                     log::error!("Lookup {} failed with error {}", shown, error.to_errno());
                 }
             })?;
-            if !found.is_negative() {
-                break found;
-            }
-            disk.has_room(1, 0, Need::Create)
+            let vacant = match found {
+                Entry::Occupied(found) => break found.dentry().clone(),
+                Entry::Vacant(vacant) => vacant,
+            };
+            let made = disk
+                .has_room(1, 0, Need::Create)
                 .and_then(|()| inject::write())
                 .and_then(|()| {
-                    locked.mkdir(&found, 0o700).inspect_err(|&error| {
+                    vacant.mkdir(0o700).inspect_err(|&error| {
                         trace::vfs_error(0, parent.inode(), error, Where::Mkdir);
                     })
                 })
                 .inspect_err(|error| {
                     log::error!("mkdir {} failed with error {}", shown, error.to_errno())
                 })?;
-            trace::mkdir(parent, &found);
             is_new = true;
-            // Some file systems make the directory behind another dentry.
-            if !found.is_unhashed() {
-                break found;
+            if let Some(made) = made {
+                trace::mkdir(parent, &made);
+                break made;
             }
         };
         // Marked before the parent is unlocked, so that nobody can remove it in between.
-        let in_use = InUse::mark(dentry.inode().ok_or(ENOENT)?, Some(0)).map_err(|inode| {
-            log::notice!("Inode already in use: {} (B={:x})", shown, inode.number());
-            EBUSY
+        let in_use = InUse::mark(dentry.clone(), Some(0)).inspect_err(|_| {
+            let inode = dentry.inode().number();
+            log::notice!("Inode already in use: {} (B={:x})", shown, inode);
         })?;
         drop(locked);
-        if !dentry.is_dir() {
+        let Ok(dir) = dentry.into_dir() else {
             log::error!("{} is not a directory", shown);
             return Err(EIO);
-        }
-        if !dentry.is_usable_dir() {
+        };
+        if !dir.is_usable() {
             return Err(EPERM);
         }
         Ok((
             Directory {
                 _in_use: in_use,
-                dentry,
+                dir,
             },
             is_new,
         ))
@@ -90,25 +90,23 @@ impl Directory {
 pub(crate) fn bury(
     disk: &Disk,
     graveyard: &Directory,
-    dir: &Dentry,
+    dir: &Dir,
     victim: &Dentry,
     why: Killed,
 ) -> Result {
     {
-        let locked = dir.lock(&disk.mnt)?;
+        let locked = dir.lock()?;
         // It may have been removed, and its name given to another, since it was looked up.
-        if !locked.holds(victim) || victim.is_unhashed() {
-            return Err(ESTALE);
-        }
-        if !victim.is_dir() {
-            return unlink(disk, 0, &locked, victim, why);
+        let entry = locked.entry(victim)?;
+        if victim.as_dir().is_none() {
+            return unlink(disk, 0, &locked, entry, why);
         }
     }
     trace::rename(0, victim, why);
     loop {
         let name = grave_name(disk)?;
         let moved = match inject::read() {
-            Ok(()) => dir.move_away(&disk.mnt, victim, graveyard.dentry(), name.as_bytes()),
+            Ok(()) => dir.move_away(victim, graveyard.dir(), name.as_bytes()),
             Err(error) => Err(crate::sys::refusal::Refusal {
                 error,
                 why: kernel::c_str!("an error was injected"),
@@ -131,19 +129,19 @@ pub(crate) fn bury(
     }
 }
 
-/// Deletes the file `victim` of `object`, or of none (`cachefiles_unlink()`).
+/// Deletes the file `victim` of `object`, or of none, in `dir` (`cachefiles_unlink()`).
 pub(super) fn unlink(
     disk: &Disk,
     object: u32,
     dir: &LockedDir<'_>,
-    victim: &Dentry,
+    victim: Occupied<'_>,
     why: Killed,
 ) -> Result {
-    trace::unlink(object, victim, why);
+    trace::unlink(object, victim.dentry(), why);
     inject::remove()
-        .and_then(|()| dir.unlink(victim))
+        .and_then(|()| victim.unlink())
         .inspect_err(|&error| {
-            trace::vfs_error(object, Some(dir.inode().clone()), error, Where::Unlink);
+            trace::vfs_error(object, dir.inode(), error, Where::Unlink);
             if error == EIO {
                 disk.io_error(format_args!("Unlink failed"));
             }

@@ -54,7 +54,7 @@ fn mark(object: &Object, file: &File) -> Result {
         true => Content::Dirty,
         false => Content::NoData,
     };
-    let dentry = file.dentry().ok_or(ENOENT)?;
+    let dentry = file.dentry()?;
     let now = object.cookie.snapshot()?;
     coherency::set_file(
         &object.cache().disk,
@@ -101,7 +101,7 @@ pub(crate) fn resize(object: &Object, file: &File, size: u64) {
             if error == EIO {
                 object.io_error(format_args!("Shortening to {} bytes failed", size));
             }
-            if let Some(dentry) = file.dentry() {
+            if let Ok(dentry) = file.dentry() {
                 // Without it the file is of no use to anybody; an error has been reported.
                 let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
             }

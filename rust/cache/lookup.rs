@@ -193,9 +193,13 @@ impl Object {
 
 /// Walks to the file by name, or makes one (`cachefiles_look_up_object()`).
 fn find(object: &Object) -> Result<CacheFile> {
-    let fan = object.fan()?.dentry();
+    let fan = object.fan()?.dir();
     let found = inject::read().and_then(|()| fan.find(&object.name));
-    trace::lookup(object.debug_id, fan, &found);
+    trace::lookup(
+        object.debug_id,
+        fan,
+        found.as_ref().map(Some).map_err(|e| *e),
+    );
     let dentry = match found {
         Ok(dentry) => dentry,
         Err(ENOENT) => return create(object),
@@ -224,20 +228,18 @@ fn find(object: &Object) -> Result<CacheFile> {
 /// Opens an existing file; `ESTALE` if it was culled meanwhile (`cachefiles_open_file()`).
 fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
     let disk = &object.cache().disk;
-    let in_use =
-        InUse::mark(dentry.inode().ok_or(ENOENT)?, Some(object.debug_id)).map_err(|inode| {
-            log::notice!(
-                "Inode already in use: object {:x} (B={:x})",
-                object.debug_id,
-                inode.number()
-            );
-            EBUSY
-        })?;
+    let in_use = InUse::mark(dentry.clone(), Some(object.debug_id)).inspect_err(|_| {
+        log::notice!(
+            "Inode already in use: object {:x} (B={:x})",
+            object.debug_id,
+            dentry.inode().number()
+        );
+    })?;
     if dentry.is_unhashed() {
         // What is written to it would be lost.
         return Err(ESTALE);
     }
-    let file = File::open(&disk.mnt, dentry, &disk.cred).inspect_err(|&error| {
+    let file = File::open(dentry, &disk.cred).inspect_err(|&error| {
         trace::vfs_error(object.debug_id, dentry.inode(), error, Where::Open);
     })?;
     check_iter(&file)?;
@@ -267,9 +269,9 @@ fn create(object: &Object) -> Result<CacheFile> {
 pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
     let made_after = object.cookie.invalidations();
     let disk = &object.cache().disk;
-    let fan = object.fan()?.dentry();
+    let fan = object.fan()?.dir();
     let file = inject::write()
-        .and_then(|()| File::create_unnamed(&disk.mnt, fan, &disk.cred))
+        .and_then(|()| File::create_unnamed(fan, &disk.cred))
         .inspect_err(|&error| {
             trace::vfs_error(object.debug_id, fan.inode(), error, Where::Tmpfile);
             if error == EIO {
@@ -277,10 +279,9 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
             }
         })?;
     check_iter(&file)?;
-    let inode = file.inode().ok_or(EBADF)?;
-    trace::tmpfile(object.debug_id, &inode);
-    // Nobody else knows a new inode.
-    let in_use = InUse::mark(inode, Some(object.debug_id)).map_err(|_| EBUSY)?;
+    trace::tmpfile(object.debug_id, file.inode());
+    // Nothing else knows a new inode.
+    let in_use = InUse::mark(file.dentry()?, Some(object.debug_id))?;
     Ok(CacheFile {
         in_use,
         file,
@@ -366,7 +367,7 @@ pub(super) fn expand(object: &Object, open: &CacheFile) -> Result {
 
 /// How long the netfs's file is, if the file still holds what that has; `ESTALE` if not.
 fn check_coherency(object: &Object, found: &CacheFile) -> Result<u64> {
-    let dentry = found.file.dentry().ok_or(ENOENT)?;
+    let dentry = found.file.dentry()?;
     let now = object.cookie.snapshot()?;
     coherency::check_file(&object.cache().disk, object.debug_id, &dentry, &now)?;
     Ok(now.size)

@@ -85,7 +85,7 @@ impl Volume {
         coherency::set_volume(
             &self.cache.disk,
             cookie.debug_id(),
-            known.directory.dentry(),
+            known.directory.dir(),
             &data,
         )
     }
@@ -101,19 +101,19 @@ impl Directories {
         let mut buffer = [0; NAME_MAX];
         let name = volume_dir(key, &mut buffer).map_err(|e| Error::from_errno(-e.errno()))?;
         let directory = loop {
-            let (directory, is_new) = Directory::open(disk, cache.store.dentry(), name)?;
+            let (directory, is_new) = Directory::open(disk, cache.store.dir(), name)?;
             if is_new {
-                coherency::set_volume(disk, cookie.debug_id(), directory.dentry(), &coherency)?;
+                coherency::set_volume(disk, cookie.debug_id(), directory.dir(), &coherency)?;
                 break directory;
             }
-            match coherency::check_volume(disk, cookie.debug_id(), directory.dentry(), &coherency) {
+            match coherency::check_volume(disk, cookie.debug_id(), directory.dir(), &coherency) {
                 Ok(()) => break directory,
                 // It was made for another version of what the netfs has.
                 Err(ESTALE) => bury(
                     disk,
                     &cache.graveyard,
-                    cache.store.dentry(),
-                    directory.dentry(),
+                    cache.store.dir(),
+                    directory.dir(),
                     Killed::VolumeWeird,
                 )?,
                 Err(error) => return Err(error),
@@ -121,7 +121,7 @@ impl Directories {
         };
         let mut fanout = KVec::with_capacity(FANOUT as usize, GFP_KERNEL)?;
         for hash in 0..=u8::MAX {
-            let (fan, _) = Directory::open(disk, directory.dentry(), &fanout_dir(hash))?;
+            let (fan, _) = Directory::open(disk, directory.dir(), &fanout_dir(hash))?;
             fanout.push(fan, GFP_KERNEL)?;
         }
         Ok(Directories { fanout, directory })

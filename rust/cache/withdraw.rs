@@ -8,7 +8,7 @@ use super::directory::unlink;
 use super::object::Object;
 use super::volume::Volume;
 use super::{inject, Cache};
-use crate::sys::dentry::{Dentry, LockedDir};
+use crate::sys::dentry::{Entry, LockedDir};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::{Cookie, CookieFlag, Uses};
 use crate::sys::log;
@@ -134,7 +134,7 @@ pub(super) fn discard(object: &Object, open: &CacheFile, why: Killed) {
     if delete(object, open, why).is_ok() {
         return;
     }
-    if let Some(dentry) = open.file.dentry() {
+    if let Ok(dentry) = open.file.dentry() {
         // An error has been reported, and there is nothing left to do.
         let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
     }
@@ -149,37 +149,33 @@ fn discard_stale(object: &Object) {
 
 fn delete_stale(object: &Object) -> Result {
     let disk = &object.cache().disk;
-    let locked = object.fan()?.dentry().lock(&disk.mnt)?;
-    let stale = find_to_replace(object, &locked)?;
-    if stale.inode().is_none() {
+    let locked = object.fan()?.dir().lock()?;
+    let Entry::Occupied(entry) = find_to_replace(object, &locked)? else {
         return Ok(());
-    }
-    let deleted = unlink(disk, object.debug_id, &locked, &stale, Killed::Stale);
+    };
+    let stale = entry.dentry().clone();
+    let deleted = unlink(disk, object.debug_id, &locked, entry, Killed::Stale);
     drop(locked);
     deleted.or_else(|_| coherency::remove(disk, object.debug_id, &stale))
 }
 
 /// What has the object's name, if anything.
-fn find_to_replace(object: &Object, locked: &LockedDir<'_>) -> Result<Dentry> {
+fn find_to_replace<'a>(object: &Object, locked: &'a LockedDir<'_>) -> Result<Entry<'a>> {
     inject::read()
         .and_then(|()| locked.find(&object.name))
         .inspect_err(|&error| {
-            let dir = Some(locked.inode().clone());
-            trace::vfs_error(object.debug_id, dir, error, Where::Lookup);
+            trace::vfs_error(object.debug_id, locked.inode(), error, Where::Lookup);
         })
 }
 
 /// Deletes the object's file (`cachefiles_delete_object()`).
 pub(super) fn delete(object: &Object, open: &CacheFile, why: Killed) -> Result {
     let disk = &object.cache().disk;
-    let dentry = open.file.dentry().ok_or(ENOENT)?;
-    let fan = object.fan()?.dentry();
-    let locked = fan.lock(&disk.mnt)?;
-    // Whoever else can write there may have removed it, and given its name to another.
-    if !locked.holds(&dentry) || dentry.is_unhashed() {
-        return Err(ESTALE);
-    }
-    unlink(disk, object.debug_id, &locked, &dentry, why)
+    let dentry = open.file.dentry()?;
+    let locked = object.fan()?.dir().lock()?;
+    // Another process may have removed it, and given its name to another file.
+    let entry = locked.entry(&dentry)?;
+    unlink(disk, object.debug_id, &locked, entry, why)
 }
 
 /// Stores attributes and name (`cachefiles_commit_object()`).
@@ -188,7 +184,7 @@ fn commit(object: &Object, open: &mut CacheFile) -> Result {
     let written = object.cookie.take(CookieFlag::LocalWrite);
     let updated = object.cookie.take(CookieFlag::NeedsUpdate);
     if written || updated {
-        let dentry = open.file.dentry().ok_or(ENOENT)?;
+        let dentry = open.file.dentry()?;
         let now = object.cookie.snapshot()?;
         if !object.backing.trust.is_good_for(now.invalidations) {
             // Its attribute is that of another version, or says that it is dirty.
@@ -213,22 +209,24 @@ fn commit(object: &Object, open: &mut CacheFile) -> Result {
 /// Gives the new file its name, in the place of a stale one (`cachefiles_commit_tmpfile()`).
 fn name(object: &Object, open: &CacheFile) -> Result {
     let disk = &object.cache().disk;
-    let fan = object.fan()?.dentry();
-    let locked = fan.lock(&disk.mnt)?;
+    let locked = object.fan()?.dir().lock()?;
     let failed = |error, at| {
-        trace::vfs_error(object.debug_id, Some(locked.inode().clone()), error, at);
+        trace::vfs_error(object.debug_id, locked.inode(), error, at);
     };
     let find = || find_to_replace(object, &locked);
-    let mut dentry = find()?;
-    if let Some(inode) = dentry.inode() {
-        if inode.is(open.in_use.inode()) {
-            return Ok(());
+    let vacant = match find()? {
+        Entry::Vacant(vacant) => vacant,
+        Entry::Occupied(entry) if entry.dentry().inode().is(open.in_use.inode()) => return Ok(()),
+        Entry::Occupied(entry) => {
+            unlink(disk, object.debug_id, &locked, entry, Killed::Stale)?;
+            match find()? {
+                Entry::Vacant(vacant) => vacant,
+                Entry::Occupied(_) => return Err(EEXIST),
+            }
         }
-        unlink(disk, object.debug_id, &locked, &dentry, Killed::Stale)?;
-        dentry = find()?;
-    }
+    };
     inject::read()
-        .and_then(|()| locked.link(&open.file, &dentry))
+        .and_then(|()| vacant.link(&open.file))
         .inspect_err(|&error| failed(error, Where::Link))?;
     trace::link(object.debug_id, open.in_use.inode());
     Ok(())

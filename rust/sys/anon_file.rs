@@ -48,8 +48,8 @@ pub(crate) struct Prepared<F: AnonFile> {
 impl<F: AnonFile> Prepared<F> {
     /// Reserves the lowest free descriptor and makes a write-only file that can be seeked.
     pub(crate) fn new() -> Result<Self> {
-        // SAFETY: Called from a system call of a task with a file table.
-        let fd = unsafe { bindings::get_unused_fd_flags(bindings::O_WRONLY) };
+        // SAFETY: The shim looks whether the task has a file table, which an exiting one has not.
+        let fd = unsafe { bindings::cfrs_get_unused_fd(bindings::O_WRONLY) };
         let fd = u32::try_from(fd).map_err(|_| Error::from_errno(fd))?;
         // SAFETY: The table is static. Of a file that is not published only `release` is called, if
         // anything, which copes with null private data.

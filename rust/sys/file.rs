@@ -5,10 +5,9 @@
 use super::bindings;
 use super::block::Block;
 use super::creds::Cred;
-use super::dentry::Dentry;
+use super::dentry::{Dentry, Dir};
 use super::inode::Inode;
 use super::iov_iter::IovIter;
-use super::mount::Mount;
 use super::rwsem::RwSem;
 use super::to_count;
 use core::ptr::NonNull;
@@ -108,11 +107,11 @@ impl File {
     }
 
     /// Makes an unnamed file in `dir`, for direct reading and writing, mode 0600.
-    pub(crate) fn create_unnamed(mnt: &Mount, dir: &Dentry, cred: &Cred) -> Result<Self> {
-        // SAFETY: All three are valid; the result is an error or a new reference.
+    pub(crate) fn create_unnamed(dir: &Dir, cred: &Cred) -> Result<Self> {
+        // SAFETY: The directory is on its mount; the result is an error or a new reference.
         unsafe {
             File::from_open(bindings::cfrs_open_tmpfile(
-                mnt.as_ptr(),
+                dir.mount().as_ptr(),
                 dir.as_ptr(),
                 cred.as_ptr(),
             ))
@@ -120,11 +119,11 @@ impl File {
     }
 
     /// Opens the existing file `dentry` for direct reading and writing.
-    pub(crate) fn open(mnt: &Mount, dentry: &Dentry, cred: &Cred) -> Result<Self> {
-        // SAFETY: All three are valid; the result is an error or a new reference.
+    pub(crate) fn open(dentry: &Dentry, cred: &Cred) -> Result<Self> {
+        // SAFETY: The dentry is positive and on its mount; the result is an error or a new reference.
         unsafe {
             File::from_open(bindings::cfrs_open_file(
-                mnt.as_ptr(),
+                dentry.mount().as_ptr(),
                 dentry.as_ptr(),
                 cred.as_ptr(),
             ))
@@ -138,18 +137,15 @@ impl File {
     }
 
     /// The file's inode.
-    pub(crate) fn inode(&self) -> Option<Inode> {
-        // SAFETY: An open file keeps its inode alive while we take a reference.
-        unsafe { Inode::grab(bindings::cfrs_file_inode(self.as_ptr())) }
+    pub(crate) fn inode(&self) -> &Inode {
+        // SAFETY: An open file keeps its inode.
+        unsafe { Inode::from_raw(bindings::cfrs_file_inode(self.as_ptr())) }
     }
 
     /// The dentry the file was opened by.
-    pub(crate) fn dentry(&self) -> Option<Dentry> {
-        // SAFETY: An open file keeps its dentry alive while we take a reference.
-        unsafe {
-            let ptr = bindings::cfrs_dget(bindings::cfrs_file_dentry(self.as_ptr()));
-            Some(Dentry::from_raw(NonNull::new(ptr)?))
-        }
+    pub(crate) fn dentry(&self) -> Result<Dentry> {
+        // SAFETY: An open file keeps its path, which is positive; the shim takes references for us.
+        unsafe { Dentry::from_path(bindings::cfrs_file_path(self.as_ptr())) }
     }
 
     /// Size in bytes.

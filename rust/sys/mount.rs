@@ -3,8 +3,7 @@
 //! Mounts: finding one by path, its space, its sync.
 
 use super::bindings;
-use super::dentry::Dentry;
-use super::refusal::Refusal;
+use super::dentry::{Dentry, Dir};
 use super::trace;
 use core::ptr::NonNull;
 use kernel::error::{code::*, to_result, Result};
@@ -38,8 +37,8 @@ pub(crate) struct Space {
     pub(crate) files_free: u64,
 }
 
-/// The directory at `path`: its mount and its dentry (`kern_path()`).
-pub(crate) fn find_dir(path: &CStr) -> Result<(Mount, Dentry)> {
+/// The directory at `path` (`kern_path()`).
+pub(crate) fn find_dir(path: &CStr) -> Result<Dir> {
     let mut found = bindings::path::default();
     // SAFETY: `path` is a C string and `found` is writable.
     to_result(unsafe {
@@ -49,33 +48,47 @@ pub(crate) fn find_dir(path: &CStr) -> Result<(Mount, Dentry)> {
             &mut found,
         )
     })?;
-    // SAFETY: On success both references are ours.
-    unsafe { take_path(found.mnt, found.dentry) }.ok_or(ENOENT)
+    // SAFETY: On success both references are ours, and what has been found is there.
+    unsafe { Dentry::from_path(found) }?.into_dir()
 }
 
-/// The current task's working directory.
-pub(crate) fn current_dir() -> Option<(Mount, Dentry)> {
-    let mut mnt = core::ptr::null_mut();
-    // SAFETY: Called from a system call, so the task has a file system context; the shim takes
-    // references for us.
-    let dentry = unsafe { bindings::cfrs_current_dir(&mut mnt) };
-    // SAFETY: Both references are ours.
-    unsafe { take_path(mnt, dentry) }
+/// The current task's working directory; `ENOENT` if it has none any more, as when it exits.
+pub(crate) fn current_dir() -> Result<Dir> {
+    let mut path = bindings::path::default();
+    // SAFETY: `path` is writable; the shim takes references for us, if to anything. A working
+    // directory is positive.
+    unsafe {
+        bindings::cfrs_current_dir(&mut path);
+        Dentry::from_path(path)
+    }?
+    .into_dir()
 }
 
-/// # Safety
-///
-/// Both pointers must be valid with a reference each that is the caller's to give.
-unsafe fn take_path(
-    mnt: *mut bindings::vfsmount,
-    dentry: *mut bindings::dentry,
-) -> Option<(Mount, Dentry)> {
-    // INVARIANT: The caller gives its reference.
-    let mnt = Mount {
-        ptr: NonNull::new(mnt)?,
-    };
-    // SAFETY: The caller gives its reference.
-    Some((mnt, unsafe { Dentry::from_raw(NonNull::new(dentry)?) }))
+impl Dentry {
+    /// Takes over both references of `path`; `ENOENT` if they are null.
+    ///
+    /// # Safety
+    ///
+    /// The halves must be null, or valid, the dentry positive and of the mount's file system, with a
+    /// reference each that is the caller's to give.
+    pub(super) unsafe fn from_path(path: bindings::path) -> Result<Self> {
+        let (Some(ptr), Some(dentry)) = (NonNull::new(path.mnt), NonNull::new(path.dentry)) else {
+            return Err(ENOENT);
+        };
+        // INVARIANT: The caller gives its reference.
+        let mnt = Mount { ptr };
+        // SAFETY: The caller's promise.
+        Ok(unsafe { Dentry::from_raw(dentry, mnt) })
+    }
+}
+
+impl Clone for Mount {
+    fn clone(&self) -> Self {
+        // SAFETY: The mount is valid and has our reference.
+        unsafe { bindings::mntget(self.as_ptr()) };
+        // INVARIANT: The reference just taken belongs to the clone.
+        Mount { ptr: self.ptr }
+    }
 }
 
 impl Mount {
@@ -87,20 +100,6 @@ impl Mount {
     pub(crate) fn is_same_fs(&self, other: &Mount) -> bool {
         // SAFETY: Both mounts are valid, and the superblock of a mount never changes.
         unsafe { (*self.as_ptr()).mnt_sb == (*other.as_ptr()).mnt_sb }
-    }
-
-    /// Whether the file system under `root` can hold a cache; if not, why.
-    pub(crate) fn check_backing(&self, root: &Dentry) -> Result<(), Refusal> {
-        let path = bindings::path {
-            mnt: self.as_ptr(),
-            dentry: root.as_ptr(),
-        };
-        let mut why: *const kernel::ffi::c_char = core::ptr::null();
-        // SAFETY: Both halves of the path are valid and counted.
-        let ret =
-            unsafe { bindings::cfrs_backing_fs_error(&path, core::ptr::from_mut(&mut why).cast()) };
-        // SAFETY: The shim stores a pointer to a string literal, or leaves null.
-        to_result(ret).map_err(|error| unsafe { Refusal::from_shim(error, why) })
     }
 
     /// Free and total space.
@@ -135,11 +134,6 @@ impl<'a> WriteAccess<'a> {
         // SAFETY: The mount is valid; the guard gives the access back.
         to_result(unsafe { bindings::cfrs_want_write(mnt.as_ptr()) })?;
         Ok(WriteAccess(mnt))
-    }
-
-    /// The mount.
-    pub(super) fn mount(&self) -> &Mount {
-        self.0
     }
 }
 

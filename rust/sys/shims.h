@@ -20,6 +20,7 @@
 #include <linux/mount.h>
 #include <linux/namei.h>
 #include <linux/netfs.h>
+#include <linux/path.h>
 #include <linux/poll.h>
 #include <linux/rwsem.h>
 #include <linux/security.h>
@@ -107,10 +108,11 @@ int cfrs_want_write(struct vfsmount *mnt);
 void cfrs_drop_write(struct vfsmount *mnt);
 int cfrs_sync_filesystem(struct vfsmount *mnt);
 int cfrs_statfs(struct vfsmount *mnt, struct kstatfs *stats);
-struct dentry *cfrs_current_dir(struct vfsmount **mnt);
+void cfrs_current_dir(struct path *path);
 int cfrs_check_create(struct dentry *root, const char **why);
 
 /* files */
+int cfrs_get_unused_fd(unsigned int flags);
 struct file *cfrs_get_file(struct file *file);
 struct file *cfrs_open_tmpfile(struct vfsmount *mnt, struct dentry *dir,
 			       const struct cred *cred);
@@ -118,6 +120,7 @@ struct file *cfrs_open_file(struct vfsmount *mnt, struct dentry *dentry,
 			    const struct cred *cred);
 bool cfrs_file_has_iter(const struct file *file);
 struct inode *cfrs_file_inode(const struct file *file);
+struct path cfrs_file_path(const struct file *file);
 struct dentry *cfrs_file_dentry(const struct file *file);
 loff_t cfrs_file_size(const struct file *file);
 u64 cfrs_file_blocks(const struct file *file);

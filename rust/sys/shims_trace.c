@@ -21,7 +21,9 @@ void cfrs_trace_ref(u32 obj, u32 cookie, int usage,
 
 void cfrs_trace_lookup(u32 obj, struct dentry *dir, struct dentry *found)
 {
-	trace_cachefiles_lookup(OBJECT(obj), dir, found);
+	static struct dentry nothing;
+
+	trace_cachefiles_lookup(OBJECT(obj), dir, found ?: &nothing);
 }
 
 void cfrs_trace_mkdir(struct dentry *dir, struct dentry *child)

@@ -83,8 +83,7 @@ int cfrs_backing_fs_error(const struct path *root, const char **why)
 		*why = "it is on an idmapped mount";
 		return -EINVAL;
 	}
-	if (d_is_negative(dentry) || !inode->i_op->lookup ||
-	    !inode->i_op->mkdir) {
+	if (!inode->i_op->mkdir) {
 		*why = "its file system cannot make directories";
 		return -EOPNOTSUPP;
 	}
@@ -115,7 +114,7 @@ bool cfrs_dir_usable(const struct dentry *dir)
 {
 	const struct inode *inode = d_backing_inode(dir);
 
-	return (inode->i_opflags & IOP_XATTR) && inode->i_op->lookup &&
+	return (inode->i_opflags & IOP_XATTR) &&
 	       inode->i_op->mkdir && inode->i_op->rename &&
 	       inode->i_op->rmdir && inode->i_op->unlink;
 }
@@ -175,6 +174,10 @@ int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
 	struct renamedata rd;
 	int ret;
 
+	if (from_dir->d_sb != to_dir->d_sb) {
+		*why = "the graveyard is on another file system";
+		return -EXDEV;
+	}
 	ret = mnt_want_write(mnt);
 	if (ret < 0) {
 		*why = "the file system cannot be written";
@@ -193,10 +196,6 @@ int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
 	}
 
 	ret = -EIO;
-	if (!d_can_lookup(to_dir)) {
-		*why = "the graveyard is no longer a directory";
-		goto unlock;
-	}
 	if (trap == victim) {
 		*why = "a directory may not be moved into itself";
 		goto unlock;
@@ -307,14 +306,11 @@ int cfrs_statfs(struct vfsmount *mnt, struct kstatfs *stats)
 	return vfs_statfs(&path, stats);
 }
 
-/* The caller's current directory: a reference to it and to its mount. */
-struct dentry *cfrs_current_dir(struct vfsmount **mnt)
+/* An exiting task has no current directory any more, and *path stays as it is. */
+void cfrs_current_dir(struct path *path)
 {
-	struct path path;
-
-	get_fs_pwd(current->fs, &path);
-	*mnt = path.mnt;
-	return path.dentry;
+	if (current->fs)
+		get_fs_pwd(current->fs, path);
 }
 
 /* May the current credentials make directories and files in @root? */
@@ -336,6 +332,11 @@ int cfrs_check_create(struct dentry *root, const char **why)
 /*
  * Files.
  */
+int cfrs_get_unused_fd(unsigned int flags)
+{
+	return current->files ? get_unused_fd_flags(flags) : -EBADF;
+}
+
 struct file *cfrs_get_file(struct file *file)
 {
 	return get_file(file);
@@ -375,6 +376,15 @@ bool cfrs_file_has_iter(const struct file *file)
 struct inode *cfrs_file_inode(const struct file *file)
 {
 	return file_inode(file);
+}
+
+/* With a reference to both. */
+struct path cfrs_file_path(const struct file *file)
+{
+	struct path path = file->f_path;
+
+	path_get(&path);
+	return path;
 }
 
 struct dentry *cfrs_file_dentry(const struct file *file)

@@ -5,7 +5,7 @@
 //! An object is its number here, 0 where there is none. Off, an event costs a call that returns.
 
 use super::bindings;
-use super::dentry::Dentry;
+use super::dentry::{Dentry, Dir};
 use super::file::File;
 use super::inode::Inode;
 use super::mount::Mount;
@@ -120,22 +120,20 @@ pub(crate) fn seen(object: u32, cookie: u32, why: Seen) {
     unsafe { bindings::cfrs_trace_ref(object, cookie, 1, why.into_raw()) }
 }
 
-/// `cachefiles_lookup`.
-pub(crate) fn lookup(object: u32, dir: &Dentry, found: &Result<Dentry>) {
+/// `cachefiles_lookup`, with what was found: an error, nothing, or something.
+pub(crate) fn lookup(object: u32, dir: &Dir, found: Result<Option<&Dentry>>) {
     let found = match found {
-        Ok(dentry) => dentry.as_ptr(),
+        Ok(dentry) => dentry.map_or(core::ptr::null_mut(), Dentry::as_ptr),
         Err(error) => error.to_ptr(),
     };
-    // SAFETY: The directory is positive; the event takes a valid dentry or an error.
+    // SAFETY: The shim takes a valid dentry, null or an error.
     unsafe { bindings::cfrs_trace_lookup(object, dir.as_ptr(), found) }
 }
 
-/// `cachefiles_mkdir`, of a child that is there.
-pub(crate) fn mkdir(dir: &Dentry, child: &Dentry) {
-    if !child.is_negative() {
-        // SAFETY: Both are valid and positive.
-        unsafe { bindings::cfrs_trace_mkdir(dir.as_ptr(), child.as_ptr()) }
-    }
+/// `cachefiles_mkdir`.
+pub(crate) fn mkdir(dir: &Dir, child: &Dentry) {
+    // SAFETY: Both are positive.
+    unsafe { bindings::cfrs_trace_mkdir(dir.as_ptr(), child.as_ptr()) }
 }
 
 /// `cachefiles_tmpfile`.
@@ -150,43 +148,29 @@ pub(crate) fn link(object: u32, backer: &Inode) {
     unsafe { bindings::cfrs_trace_link(object.max(1), backer.as_ptr()) }
 }
 
-/// `cachefiles_unlink`, of a file that is there.
+/// `cachefiles_unlink`.
 pub(crate) fn unlink(object: u32, victim: &Dentry, why: Killed) {
-    if !victim.is_negative() {
-        // SAFETY: The dentry is valid and positive.
-        unsafe { bindings::cfrs_trace_unlink(object, victim.as_ptr(), why.into_raw()) }
-    }
+    // SAFETY: The dentry is positive.
+    unsafe { bindings::cfrs_trace_unlink(object, victim.as_ptr(), why.into_raw()) }
 }
 
-/// `cachefiles_rename`, of a directory that is there.
+/// `cachefiles_rename`.
 pub(crate) fn rename(object: u32, victim: &Dentry, why: Killed) {
-    if !victim.is_negative() {
-        // SAFETY: The dentry is valid and positive.
-        unsafe { bindings::cfrs_trace_rename(object, victim.as_ptr(), why.into_raw()) }
-    }
+    // SAFETY: The dentry is positive.
+    unsafe { bindings::cfrs_trace_rename(object, victim.as_ptr(), why.into_raw()) }
 }
 
 /// `cachefiles_coherency`.
 pub(crate) fn coherency(object: u32, dentry: &Dentry, content: u8, verdict: Verdict) {
-    if !dentry.is_negative() {
-        // SAFETY: The dentry is valid and positive; an object has a number.
-        unsafe {
-            bindings::cfrs_trace_coherency(
-                object.max(1),
-                dentry.as_ptr(),
-                content,
-                verdict.into_raw(),
-            )
-        }
-    }
+    let object = object.max(1);
+    // SAFETY: The dentry is positive; an object has a number.
+    unsafe { bindings::cfrs_trace_coherency(object, dentry.as_ptr(), content, verdict.into_raw()) }
 }
 
 /// `cachefiles_vol_coherency`.
 pub(crate) fn volume_coherency(volume: u32, dentry: &Dentry, verdict: Verdict) {
-    if !dentry.is_negative() {
-        // SAFETY: The dentry is valid and positive.
-        unsafe { bindings::cfrs_trace_vol_coherency(volume, dentry.as_ptr(), verdict.into_raw()) }
-    }
+    // SAFETY: The dentry is positive.
+    unsafe { bindings::cfrs_trace_vol_coherency(volume, dentry.as_ptr(), verdict.into_raw()) }
 }
 
 /// A read that is being prepared, for `cachefiles_prep_read`.
@@ -255,12 +239,10 @@ pub(super) fn mark(object: u32, inode: &Inode, is_ours: Option<bool>) {
 }
 
 /// `cachefiles_vfs_error`.
-pub(crate) fn vfs_error(object: u32, backer: Option<Inode>, error: Error, at: Where) {
-    if let Some(inode) = backer {
-        // SAFETY: The inode is valid.
-        unsafe {
-            bindings::cfrs_trace_vfs_error(object, inode.as_ptr(), error.to_errno(), at.into_raw())
-        }
+pub(crate) fn vfs_error(object: u32, backer: &Inode, error: Error, at: Where) {
+    // SAFETY: The inode is valid.
+    unsafe {
+        bindings::cfrs_trace_vfs_error(object, backer.as_ptr(), error.to_errno(), at.into_raw())
     }
 }
 

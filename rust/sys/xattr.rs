@@ -4,17 +4,16 @@
 
 use super::bindings;
 use super::dentry::Dentry;
-use super::mount::Mount;
 use super::to_count;
 use kernel::error::{to_result, Result};
 use kernel::str::CStr;
 
 /// Sets the attribute `name` to `value`.
-pub(crate) fn set(mnt: &Mount, dentry: &Dentry, name: &CStr, value: &[u8]) -> Result {
-    // SAFETY: Mount and dentry are valid and counted; `value` is readable for its length.
+pub(crate) fn set(dentry: &Dentry, name: &CStr, value: &[u8]) -> Result {
+    // SAFETY: The dentry is positive and on its mount; `value` is readable for its length.
     to_result(unsafe {
         bindings::cfrs_set_xattr(
-            mnt.as_ptr(),
+            dentry.mount().as_ptr(),
             dentry.as_ptr(),
             name.as_char_ptr().cast(),
             value.as_ptr().cast(),
@@ -24,16 +23,20 @@ pub(crate) fn set(mnt: &Mount, dentry: &Dentry, name: &CStr, value: &[u8]) -> Re
 }
 
 /// Removes the attribute `name`.
-pub(crate) fn remove(mnt: &Mount, dentry: &Dentry, name: &CStr) -> Result {
-    // SAFETY: Mount and dentry are valid and counted.
+pub(crate) fn remove(dentry: &Dentry, name: &CStr) -> Result {
+    // SAFETY: The dentry is positive and on its mount.
     to_result(unsafe {
-        bindings::cfrs_remove_xattr(mnt.as_ptr(), dentry.as_ptr(), name.as_char_ptr().cast())
+        bindings::cfrs_remove_xattr(
+            dentry.mount().as_ptr(),
+            dentry.as_ptr(),
+            name.as_char_ptr().cast(),
+        )
     })
 }
 
 /// Reads the attribute `name` into `value` and returns its length; `ERANGE` if it is longer.
 pub(crate) fn get(dentry: &Dentry, name: &CStr, value: &mut [u8]) -> Result<usize> {
-    // SAFETY: The dentry is valid and counted; `value` is writable for its length.
+    // SAFETY: The dentry is positive; `value` is writable for its length.
     to_count(unsafe {
         bindings::cfrs_get_xattr(
             dentry.as_ptr(),
