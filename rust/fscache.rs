@@ -7,7 +7,7 @@ use crate::cache::volume::Volume;
 use crate::cache::{invalidate, local_write, lookup, withdraw, Cache};
 use crate::io::{occupancy, prepare, read, write};
 use crate::sys::file::File;
-use crate::sys::fscache::{Cookie, VolumeCookie, VolumeLink};
+use crate::sys::fscache::{Cookie, Invalidating, LookingUp, Resumed, VolumeCookie};
 use crate::sys::fscache_ops::Backend;
 use crate::sys::log::Call;
 use crate::sys::netfs::{OnHole, Resources, Source};
@@ -30,16 +30,10 @@ impl Backend for CacheFiles {
     fn acquire_volume(
         cache: ArcBorrow<'_, Cache>,
         cookie: &VolumeCookie<'_>,
-        link: Arc<VolumeLink>,
     ) -> Result<Arc<Volume>> {
-        let volume = Volume::new(&cache.into(), cookie, link)?;
-        volume
-            .cache
-            .volumes
-            .lock()
-            .push(volume.clone(), GFP_KERNEL)?;
+        let volume = Volume::new(&cache.into(), cookie)?;
         // The lookups try again, and each tells its own netfs.
-        let _ = volume.directories();
+        let _ = volume.directories(cookie);
         Ok(volume)
     }
 
@@ -47,19 +41,23 @@ impl Backend for CacheFiles {
         cache.missed.no_volume();
     }
 
-    fn free_volume(volume: Arc<Volume>) -> Arc<VolumeLink> {
-        let link = volume.link.clone();
-        volume.cache.forget_volume(&volume);
-        link
+    fn withdraw_objects(cache: ArcBorrow<'_, Cache>) {
+        cache.withdraw_objects();
+    }
+
+    fn withdraw_volume(volume: ArcBorrow<'_, Volume>, cookie: &VolumeCookie<'_>) {
+        let _acting = volume.cache.disk.cred.assume();
+        // Errors have been reported; the volume is rebuilt if need be.
+        let _ = volume.commit(cookie);
     }
 
     fn lookup_cookie(
         volume: ArcBorrow<'_, Volume>,
-        cookie: &Cookie,
-        made: impl FnOnce(Arc<Object>),
+        record: &VolumeCookie<'_>,
+        cookie: LookingUp<'_, Object>,
     ) -> bool {
         let _call = Call::enter("lookup_cookie", cookie.debug_id());
-        lookup::look_up(&volume.into(), cookie, made)
+        lookup::look_up(&volume.into(), record, cookie)
     }
 
     fn withdraw_cookie(object: Arc<Object>) {
@@ -154,9 +152,12 @@ impl Backend for CacheFiles {
         local_write::resize(&object, file, size);
     }
 
-    fn invalidate(object: ArcBorrow<'_, Object>) -> bool {
+    fn invalidate<'a>(
+        object: ArcBorrow<'_, Object>,
+        cookie: Invalidating<'a>,
+    ) -> Option<Resumed<'a>> {
         let _call = Call::enter("invalidate", object.cookie.debug_id());
-        invalidate::invalidate(&object)
+        invalidate::invalidate(&object, cookie)
     }
 
     fn prepare_to_write(object: ArcBorrow<'_, Object>) {

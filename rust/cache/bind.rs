@@ -13,13 +13,12 @@ use crate::protocol::message::Layout;
 use crate::sys::creds::Cred;
 use crate::sys::dentry::Dir;
 use crate::sys::errno::EOPNOTSUPP;
-use crate::sys::fscache::{CacheCookie, Calendar};
-use crate::sys::fscache_ops::Active;
+use crate::sys::fscache::{CacheCookie, CookieClock};
 use crate::sys::log;
 use crate::sys::mount;
+use crate::sys::service::Active;
 use crate::sys::xarray::XArray;
 use core::convert::Infallible;
-use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, UniqueArc};
@@ -42,7 +41,7 @@ pub(crate) struct Plan<'a> {
 
 impl Plan<'_> {
     /// Binds; an error leaves nothing behind (`cachefiles_add_cache()`).
-    pub(crate) fn bind(&self) -> Result<Arc<Active<CacheFiles>>> {
+    pub(crate) fn bind(&self) -> Result<Active<CacheFiles>> {
         self.try_bind()
             .inspect(|active| {
                 log::info!(
@@ -59,8 +58,8 @@ impl Plan<'_> {
             })
     }
 
-    fn try_bind(&self) -> Result<Arc<Active<CacheFiles>>> {
-        let cookie = CacheCookie::acquire(self.tag)?;
+    fn try_bind(&self) -> Result<Active<CacheFiles>> {
+        let record = CacheCookie::acquire(self.tag)?;
         let service = Cred::for_kernel_service(self.secid).inspect_err(|error| {
             if self.secid.is_some() {
                 log::error!(
@@ -92,7 +91,7 @@ impl Plan<'_> {
             cred,
             self.limits,
             &space,
-            cookie.clone(),
+            record.cookie().clone(),
             self.requests.clone(),
             end,
         );
@@ -108,12 +107,12 @@ impl Plan<'_> {
             )
         };
         drop(root);
-        let calendar = match self.on_demand {
-            None => Some(Calendar::new()?),
+        let clock = match self.on_demand {
+            None => Some(CookieClock::new()?),
             Some(_) => None,
         };
-        let missed = match &calendar {
-            Some(calendar) => Missed::everything(calendar)?,
+        let missed = match &clock {
+            Some(clock) => Missed::everything(clock)?,
             None => Missed::nothing(),
         };
         let cache = Arc::pin_init(
@@ -122,15 +121,14 @@ impl Plan<'_> {
                 graveyard,
                 on_demand: self.on_demand,
                 missed,
-                volumes <- new_mutex!(KVec::new(), "Cache::volumes"),
                 objects <- XArray::new(1, u32::MAX),
                 disk,
             }),
             GFP_KERNEL,
         )?;
-        let active: Arc<Active<CacheFiles>> = Active::add(cookie, cache)?;
-        if let Some(calendar) = calendar {
-            active.cache().missed.ends(&calendar);
+        let active: Active<CacheFiles> = Active::add(record, cache)?;
+        if let Some(clock) = clock {
+            active.cache().missed.ends(&clock);
         }
         Ok(active)
     }

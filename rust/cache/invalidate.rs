@@ -8,20 +8,19 @@
 use super::lookup::{create_unnamed, expand};
 use super::object::Object;
 use super::withdraw::discard;
-use crate::sys::fscache::CookieFlag;
+use crate::sys::fscache::{CookieFlag, Invalidating, Resumed};
 use crate::sys::log;
 use crate::sys::trace::Killed;
 
-/// Swaps the file; false if caching of the cookie has to end (`cachefiles_invalidate_cookie()`).
-pub(crate) fn invalidate(object: &Object) -> bool {
+/// Swaps the file; `None` if caching of the cookie has to end (`cachefiles_invalidate_cookie()`).
+pub(crate) fn invalidate<'a>(object: &Object, by: Invalidating<'a>) -> Option<Resumed<'a>> {
     if object.cache().on_demand.is_some() {
         // Such a netfs does not invalidate; what the daemon has given cannot be asked for again.
-        return false;
+        return None;
     }
     let cookie = &object.cookie;
     if object.backing.file().is_none() {
-        cookie.resume();
-        return true;
+        return Some(by.resume());
     }
     let _acting = object.cache().disk.cred.assume();
     let new = match create_unnamed(object).and_then(|new| expand(object, &new).map(|()| new)) {
@@ -33,16 +32,16 @@ pub(crate) fn invalidate(object: &Object) -> bool {
                 error.to_errno()
             );
             object.backing.trust.spoil();
-            return false;
+            return None;
         }
     };
     let old = object.backing.replace_with_empty(new);
     cookie.set(CookieFlag::NeedsUpdate);
-    cookie.resume();
+    let resumed = by.resume();
     if let Some(old) = old {
         if !old.unnamed {
             discard(object, &old, Killed::Invalidated);
         }
     }
-    true
+    Some(resumed)
 }

@@ -14,7 +14,7 @@ use crate::ondemand::Answered;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
-use crate::sys::fscache::{Cookie, CookieFlag};
+use crate::sys::fscache::{Cookie, CookieFlag, LookingUp, Made, VolumeCookie};
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::trace::{self, Killed, Seen, Trunc, Where};
@@ -23,13 +23,12 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 
 /// Brings the cookie into service (`cachefiles_lookup_cookie()`), and says whether it can be cached.
-/// The object is `made` before anybody can begin an operation; one without a file is what whoever has
-/// begun one meanwhile refers to, until FS-Cache withdraws it. On demand, where nobody else has the
-/// data, it stays: whoever reads it gets `EIO`.
+/// The object is made before any operation can begin. One without a file stands for the cookie until
+/// FS-Cache withdraws it. On demand, where no server has the data, it stays, and its readers get `EIO`.
 pub(crate) fn look_up(
     volume: &Arc<Volume>,
-    cookie: &Cookie,
-    made: impl FnOnce(Arc<Object>),
+    record: &VolumeCookie<'_>,
+    cookie: LookingUp<'_, Object>,
 ) -> bool {
     let cache = &volume.cache;
     if cache.on_demand.is_some() != cookie.wants_size() {
@@ -42,24 +41,23 @@ pub(crate) fn look_up(
                 "the cache is not bound for on-demand mode"
             }
         );
-        cookie.caching_failed();
         return false;
     }
-    let object = match Object::new(volume, cookie) {
+    let object = match Object::new(volume, record, &cookie) {
         Ok(object) => object,
         Err(_) => {
-            give_up(cache, cookie);
+            not_found(cache, &cookie);
             return false;
         }
     };
-    made(object.clone());
+    let cookie = cookie.made(object.clone());
     let _acting = cache.disk.cred.assume();
     // Before somebody begins to write whom we know.
-    let missed = cache.missed.writes_to(cookie);
-    let ready = find(&object).and_then(|found| match cache.on_demand {
+    let missed = cache.missed.writes_to(&cookie);
+    let ready = find(&object, &cookie).and_then(|found| match cache.on_demand {
         Some(_) => ask_size(&object, found),
-        None => forget_if(missed, &object, found)
-            .and_then(|found| make_ready(&object, found))
+        None => forget_if(missed, &object, found, &cookie)
+            .and_then(|found| make_ready(&object, found, Some(&cookie)))
             .map(|open| object.backing.install(open)),
     });
     match ready {
@@ -78,20 +76,19 @@ pub(crate) fn look_up(
         }
         Err(error) => {
             failed(&object, error);
-            give_up(cache, cookie);
+            not_found(cache, &cookie);
             object.backing.settle();
             false
         }
     }
 }
 
-/// The cookie is not cached.
-fn give_up(cache: &Cache, cookie: &Cookie) {
+/// The cookie is not going to be cached.
+fn not_found(cache: &Cache, cookie: &Cookie) {
     // Nobody writes what is served on demand.
     if cache.on_demand.is_none() {
         cache.missed.not_found(cookie);
     }
-    cookie.caching_failed();
 }
 
 fn failed(object: &Object, error: Error) {
@@ -153,7 +150,7 @@ impl Job for Pending {
         let _acting = object.cache().disk.cred.assume();
         let sized = size.and_then(|size| object.take_over_size(size));
         let found = sized.and_then(|()| self.found.take().ok_or(ENOENT));
-        match found.and_then(|found| make_ready(&object, found)) {
+        match found.and_then(|found| make_ready(&object, found, None)) {
             Ok(open) => object.backing.install(open),
             Err(error) => {
                 // What was found and is not served must be closed before somebody waits for that.
@@ -192,7 +189,7 @@ impl Object {
 }
 
 /// Walks to the file by name, or makes one (`cachefiles_look_up_object()`).
-fn find(object: &Object) -> Result<CacheFile> {
+fn find(object: &Object, cookie: &Made<'_>) -> Result<CacheFile> {
     let fan = object.fan()?.dir();
     let found = inject::read().and_then(|()| fan.find(&object.name));
     trace::lookup(
@@ -202,7 +199,7 @@ fn find(object: &Object) -> Result<CacheFile> {
     );
     let dentry = match found {
         Ok(dentry) => dentry,
-        Err(ENOENT) => return create(object),
+        Err(ENOENT) => return create(object, Some(cookie)),
         Err(error) => {
             if error == EIO {
                 object.io_error(format_args!("Lookup failed"));
@@ -217,10 +214,10 @@ fn find(object: &Object) -> Result<CacheFile> {
         );
         let cache = object.cache();
         bury(&cache.disk, &cache.graveyard, fan, &dentry, Killed::Weird)?;
-        return create(object);
+        return create(object, Some(cookie));
     }
     match open(object, &dentry) {
-        Err(ESTALE) => create(object),
+        Err(ESTALE) => create(object, Some(cookie)),
         opened => opened,
     }
 }
@@ -252,13 +249,14 @@ fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
 }
 
 /// Makes a new file, which gets its name and attributes when the object is withdrawn
-/// (`cachefiles_create_file()`, `cachefiles_create_tmpfile()`).
-fn create(object: &Object) -> Result<CacheFile> {
+/// (`cachefiles_create_file()`, `cachefiles_create_tmpfile()`). `cookie`: as long as FS-Cache waits for
+/// the lookup.
+fn create(object: &Object, cookie: Option<&Made<'_>>) -> Result<CacheFile> {
     let made_after = object.cookie.invalidations();
     // Who waits for the lookup of a netfs's own file need not wait for the new one to be made.
-    match object.cache().on_demand {
-        Some(_) => object.cookie.set(CookieFlag::NoData),
-        None => object.cookie.lookup_negative(),
+    match (cookie, object.cache().on_demand) {
+        (Some(cookie), None) => cookie.lookup_negative(),
+        _ => object.cookie.set(CookieFlag::NoData),
     }
     object.cache().disk.has_room(1, 0, Need::Create)?;
     let new = create_unnamed(object)?;
@@ -292,19 +290,24 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
 
 /// Takes a new file instead of one that was found and may be older than what the netfs has written
 /// when the cache was not told.
-fn forget_if(missed: bool, object: &Object, found: CacheFile) -> Result<CacheFile> {
+fn forget_if(
+    missed: bool,
+    object: &Object,
+    found: CacheFile,
+    cookie: &Made<'_>,
+) -> Result<CacheFile> {
     if !missed || found.unnamed {
         return Ok(found);
     }
     // Its attribute may be that of what the netfs has, so that it must not stay.
     delete(object, &found, Killed::Stale)?;
     let_go(object, found);
-    create(object)
+    create(object, Some(cookie))
 }
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is
 /// left, for a new one to take its place in the end.
-fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
+fn make_ready(object: &Object, found: CacheFile, cookie: Option<&Made<'_>>) -> Result<CacheFile> {
     let open = if found.unnamed {
         found
     } else {
@@ -320,7 +323,7 @@ fn make_ready(object: &Object, found: CacheFile) -> Result<CacheFile> {
             Err(error) => {
                 let_go(object, found);
                 match error {
-                    ESTALE => create(object)?,
+                    ESTALE => create(object, cookie)?,
                     error => return Err(error),
                 }
             }

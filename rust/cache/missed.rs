@@ -8,7 +8,7 @@
 //! is cached. A cookie that is younger has had the cache all its life, unless a lookup has failed.
 //! Never here: writes that the cache is told of, which are in `local_write.rs`.
 
-use crate::sys::fscache::{Age, Calendar, Cookie, CookieFlag};
+use crate::sys::fscache::{Age, Cookie, CookieClock, CookieFlag};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use kernel::prelude::*;
 
@@ -30,18 +30,18 @@ impl Missed {
     }
 
     /// Whatever has been written to any file, or will be.
-    pub(super) fn everything(calendar: &Calendar) -> Result<Self> {
+    pub(super) fn everything(clock: &CookieClock) -> Result<Self> {
         Ok(Missed {
-            until: AtomicU32::new(calendar.today()?.far_ahead().0),
+            until: AtomicU32::new(clock.now()?.far_ahead().0),
             anything: AtomicBool::new(false),
         })
     }
 
-    /// The cache is told from now on, which is while FS-Cache has it already. If it cannot be told
-    /// what day it is, everything remains missed.
-    pub(super) fn ends(&self, calendar: &Calendar) {
-        if let Ok(today) = calendar.today() {
-            self.until.store(today.0, Ordering::Relaxed);
+    /// The cache is told from now on, which is while FS-Cache has it already. If the
+    /// clock fails, everything remains missed.
+    pub(super) fn ends(&self, clock: &CookieClock) {
+        if let Ok(now) = clock.now() {
+            self.until.store(now.0, Ordering::Relaxed);
         }
     }
 

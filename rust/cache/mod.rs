@@ -38,15 +38,13 @@ pub(crate) mod withdraw;
 
 use crate::ondemand::RequestTable;
 use crate::protocol::message::Layout;
-use crate::sys::fscache::CacheCookie;
 use crate::sys::xarray::XArray;
 use directory::Directory;
 use disk::Disk;
 use kernel::prelude::*;
-use kernel::sync::{Arc, Mutex};
+use kernel::sync::Arc;
 use missed::Missed;
 use object::Object;
-use volume::Volume;
 
 /// Data is read and written in blocks of this many bytes, which is also how far the daemon's data
 /// counts as present.
@@ -68,9 +66,6 @@ pub(crate) struct Cache {
     pub(crate) graveyard: Directory,
     /// How the daemon is spoken to about misses; `None` in the ordinary mode.
     pub(crate) on_demand: Option<Layout>,
-    /// Volumes in service, in the order of their acquisition.
-    #[pin]
-    pub(crate) volumes: Mutex<KVec<Arc<Volume>>>,
     /// Which cookies may have been written to when the cache was not told.
     pub(crate) missed: Missed,
     /// Objects in service, by a number of no meaning.
@@ -84,10 +79,5 @@ impl Cache {
     /// The requests to the daemon.
     pub(crate) fn requests(&self) -> &Arc<RequestTable> {
         &self.disk.requests
-    }
-
-    /// FS-Cache's record of this cache.
-    pub(crate) fn cookie(&self) -> &Arc<CacheCookie> {
-        &self.disk.cookie
     }
 }

@@ -9,7 +9,7 @@ use super::volume::{Directories, Volume};
 use super::Cache;
 use crate::ondemand::{DemandObject, Store};
 use crate::sys::file::File;
-use crate::sys::fscache::{Cookie, ObjectCount};
+use crate::sys::fscache::{Cookie, VolumeCookie};
 use crate::sys::trace::{self, Seen};
 use core::sync::atomic::{AtomicU32, Ordering};
 use kernel::prelude::*;
@@ -37,16 +37,17 @@ pub(crate) struct Object {
     pub(crate) index: u32,
     /// The netfs's record.
     pub(crate) cookie: ARef<Cookie>,
-    /// Dropped last: when none is left, the cache is empty.
-    _count: ObjectCount,
 }
 
 impl Object {
     /// A new object for `cookie`, in the index of its cache, without a file.
-    pub(crate) fn new(volume: &Arc<Volume>, cookie: &Cookie) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        volume: &Arc<Volume>,
+        record: &VolumeCookie<'_>,
+        cookie: &Cookie,
+    ) -> Result<Arc<Self>> {
         let cache = &volume.cache;
-        let directories = volume.directories()?;
-        let count = ObjectCount::new(cache.cookie());
+        let directories = volume.directories(record)?;
         let mut buffer = [0; NAME_MAX];
         let cooked = cook(cookie.key(), &mut buffer).map_err(|error| {
             crate::sys::log::warn_limited!("cookie {:x}: {}", cookie.debug_id(), error);
@@ -72,7 +73,6 @@ impl Object {
                 demand,
                 index: slot.id(),
                 cookie: cookie.grab(),
-                _count: count,
             },
             GFP_KERNEL,
         )?;

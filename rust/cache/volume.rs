@@ -6,10 +6,9 @@ use super::coherency;
 use super::directory::{bury, Directory};
 use super::key::{fanout_dir, volume_dir, NAME_MAX};
 use super::Cache;
-use crate::sys::errno::{ENOBUFS, ESTALE};
-use crate::sys::fscache::{VolumeCookie, VolumeLink};
+use crate::sys::errno::ESTALE;
+use crate::sys::fscache::VolumeCookie;
 use crate::sys::trace::Killed;
-use core::sync::atomic::AtomicBool;
 use kernel::new_mutex;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex};
@@ -22,10 +21,6 @@ const FANOUT: u32 = 256;
 pub(crate) struct Volume {
     /// The netfs's key for it.
     pub(crate) key: KVec<u8>,
-    /// Whether its service has been ended, which happens once.
-    pub(super) withdrawn: AtomicBool,
-    /// The way to FS-Cache's record.
-    pub(crate) link: Arc<VolumeLink>,
     /// Taken before the lock of any directory.
     #[pin]
     directories: Mutex<Option<Arc<Directories>>>,
@@ -41,18 +36,12 @@ pub(crate) struct Directories {
 
 impl Volume {
     /// A volume whose directories are not opened yet (`cachefiles_acquire_volume()`).
-    pub(crate) fn new(
-        cache: &Arc<Cache>,
-        cookie: &VolumeCookie<'_>,
-        link: Arc<VolumeLink>,
-    ) -> Result<Arc<Self>> {
+    pub(crate) fn new(cache: &Arc<Cache>, cookie: &VolumeCookie<'_>) -> Result<Arc<Self>> {
         let mut key = KVec::with_capacity(cookie.key().len(), GFP_KERNEL)?;
         key.extend_from_slice(cookie.key(), GFP_KERNEL)?;
         Arc::pin_init(
             pin_init!(Volume {
                 key,
-                withdrawn: AtomicBool::new(false),
-                link,
                 directories <- new_mutex!(None, "Volume::directories"),
                 cache: cache.clone(),
             }),
@@ -66,13 +55,12 @@ impl Volume {
     /// C has FS-Cache try again, which has no volume until then. But FS-Cache of 6.12 frees a cookie that
     /// is still in its hash if the cookie has no volume, and is invalidated while it is looked up: the
     /// access that the invalidation has begun never ends (`fscache_perform_lookup()`).
-    pub(crate) fn directories(&self) -> Result<Arc<Directories>> {
+    pub(crate) fn directories(&self, cookie: &VolumeCookie<'_>) -> Result<Arc<Directories>> {
         let mut known = self.directories.lock();
         if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let volume = self.link.try_get().ok_or(ENOBUFS)?;
-        let opened = Directories::open(&self.cache, &self.key, &volume.cookie())?;
+        let opened = Directories::open(&self.cache, &self.key, cookie)?;
         Ok(known.insert(Arc::new(opened, GFP_KERNEL)?).clone())
     }
 

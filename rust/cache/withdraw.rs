@@ -6,17 +6,16 @@ use super::backing::CacheFile;
 use super::coherency::{self, Content};
 use super::directory::unlink;
 use super::object::Object;
-use super::volume::Volume;
 use super::{inject, Cache};
+use crate::fscache::CacheFiles;
 use crate::sys::dentry::{Entry, LockedDir};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::{Cookie, CookieFlag, Uses};
 use crate::sys::log;
+use crate::sys::service::Active;
 use crate::sys::time::{tick, Tick};
 use crate::sys::trace::{self, Killed, Seen, Where};
-use core::sync::atomic::Ordering;
 use kernel::prelude::*;
-use kernel::sync::Arc;
 
 /// Takes an object out of service (`cachefiles_withdraw_cookie()`).
 pub(crate) fn withdraw_object(object: &Object) {
@@ -235,21 +234,21 @@ fn name(object: &Object, open: &CacheFile) -> Result {
 impl Cache {
     /// Takes the whole cache out of service and waits until nothing of it is in use any more
     /// (`cachefiles_withdraw_cache()`).
-    pub(crate) fn withdraw(&self) {
+    pub(crate) fn withdraw(active: Active<CacheFiles>) {
+        let cache = active.cache().clone();
         log::info!(
             "File cache on {} unregistering",
-            self.cookie().name().to_str().unwrap_or("(not UTF-8)")
+            cache.disk.cookie.name().to_str().unwrap_or("(not UTF-8)")
         );
-        self.disk.end_service();
-        self.requests().wait_for_failed_readers();
-        self.cookie().withdraw();
-        while let Some(volume) = self.next_in_service() {
-            if let Some(cookie) = volume.link.try_get() {
-                cookie.withdraw();
-            }
-        }
-        // FS-Cache's own worker withdraws each object, when nobody accesses it any more. What is in
-        // the index has not been: asked later, FS-Cache would withdraw the cookie's next object.
+        cache.disk.end_service();
+        cache.requests().wait_for_failed_readers();
+        drop(active);
+        cache.sync();
+    }
+
+    /// Asks FS-Cache to withdraw each object in the index, when nobody accesses it any more. One that
+    /// is withdrawn already must not be asked for: FS-Cache would withdraw the cookie's next object.
+    pub(crate) fn withdraw_objects(&self) {
         let mut from = Some(0);
         while let Some(at) = from {
             from = self
@@ -257,57 +256,6 @@ impl Cache {
                 .visit_next(at, |object| object.cookie.withdraw())
                 .and_then(|index| index.checked_add(1));
         }
-        self.cookie().wait_for_objects();
-        self.withdraw_volumes();
-        self.sync();
-    }
-
-    /// A volume whose service is to be ended now. The list may change between two calls.
-    fn next_in_service(&self) -> Option<Arc<Volume>> {
-        let volumes = self.volumes.lock();
-        volumes
-            .iter()
-            .find(|volume| !volume.withdrawn.swap(true, Ordering::Relaxed))
-            .cloned()
-    }
-
-    fn withdraw_volumes(&self) {
-        let _acting = self.disk.cred.assume();
-        loop {
-            let Some(volume) = self.volumes.lock().as_slice().last().cloned() else {
-                return;
-            };
-            match volume.link.try_get() {
-                Some(cookie) => {
-                    // Errors have been reported; the volume is rebuilt if need be.
-                    let _ = volume.commit(&cookie.cookie());
-                    volume.link.detach(&cookie);
-                    self.forget_volume(&volume);
-                }
-                // FS-Cache is freeing it, and calls `forget_volume` on its way.
-                None => {
-                    let link = volume.link.clone();
-                    drop(volume);
-                    link.wait_freed();
-                }
-            }
-        }
-    }
-
-    /// Takes the volume off the list, if it is on it.
-    pub(crate) fn forget_volume(&self, volume: &Arc<Volume>) {
-        let mut volumes = self.volumes.lock();
-        let found = volumes
-            .iter()
-            .position(|listed| Arc::ptr_eq(listed, volume));
-        let mut removed = None;
-        if let Some(index) = found {
-            let last = volumes.len() - 1;
-            volumes.as_mut_slice().swap(index, last);
-            removed = crate::sys::vec::pop(&mut volumes);
-        }
-        drop(volumes);
-        drop(removed);
     }
 
     fn sync(&self) {

@@ -6,7 +6,7 @@ use crate::cache::limits::Limits;
 use crate::cache::Cache;
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
-use crate::sys::fscache_ops::Active;
+use crate::sys::service::Active;
 use core::sync::atomic::{AtomicBool, Ordering};
 use kernel::prelude::*;
 use kernel::str::CString;
@@ -54,7 +54,7 @@ pub(crate) struct Session {
     pub(super) setup: Mutex<Setup>,
     /// The cache, once it is bound.
     #[pin]
-    bound: SpinLock<Option<Arc<Active<CacheFiles>>>>,
+    bound: SpinLock<Option<Active<CacheFiles>>>,
     /// Dropped last: the next daemon can open the device when all is undone.
     _place: Place,
 }
@@ -91,7 +91,7 @@ impl Session {
     }
 
     /// Puts a cache into service; there is none yet.
-    pub(super) fn set_bound(&self, active: Arc<Active<CacheFiles>>) {
+    pub(super) fn set_bound(&self, active: Active<CacheFiles>) {
         let old = self.bound.lock().replace(active);
         drop(old);
     }
@@ -103,8 +103,7 @@ impl PinnedDrop for Session {
         let bound = self.bound.lock().take();
         if let Some(active) = bound {
             let end = active.cache().disk.end();
-            active.cache().withdraw();
-            drop(active);
+            Cache::withdraw(active);
             // Whoever else was busy with the cache, unmounting an image for example, has let go of
             // it then: the next daemon finds everything free.
             end.wait();

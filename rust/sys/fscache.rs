@@ -3,18 +3,18 @@
 //! What FS-Cache hands to a cache: the cache's, volume's and cookie's records, as counted or
 //! borrowed references.
 //!
-//! The table of operations through which FS-Cache calls is in `fscache_ops.rs`.
+//! The table of operations through which FS-Cache calls is in `fscache_ops.rs`, the service of a cache
+//! in `service.rs`.
 
 use super::bindings;
-use super::bits::Flags;
-use super::completion::Completion;
 use super::time::Tick;
+use core::marker::PhantomData;
+use core::ops::Deref;
 use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result, Result};
-use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::str::CStr;
-use kernel::sync::{Arc, SpinLock};
+use kernel::sync::Arc;
 use kernel::types::{ARef, AlwaysRefCounted, Opaque};
 
 /// A data cookie: FS-Cache's record of one cached file.
@@ -81,29 +81,33 @@ impl Cookie {
         unsafe { &*ptr.cast() }
     }
 
-    fn flags(&self) -> Flags<'_> {
-        // SAFETY: The word lives as long as the cookie and is only accessed atomically.
-        unsafe { Flags::from_raw(core::ptr::addr_of_mut!((*self.0.get()).flags)) }
+    fn flags(&self) -> *mut kernel::ffi::c_ulong {
+        // SAFETY: A place in the cookie, which is valid.
+        unsafe { core::ptr::addr_of_mut!((*self.0.get()).flags) }
     }
 
     /// Whether the flag is set.
     pub(crate) fn is(&self, flag: CookieFlag) -> bool {
-        self.flags().test(flag as u32)
+        // SAFETY: As C's test_bit(): one read of a word that may change at any time.
+        unsafe { self.flags().read_volatile() & (1 << flag as u32) != 0 }
     }
 
     /// Sets the flag.
     pub(crate) fn set(&self, flag: CookieFlag) {
-        self.flags().set(flag as u32)
+        // SAFETY: The word lives as long as the cookie, and is only changed atomically.
+        unsafe { bindings::cfrs_set_bit(flag as u32, self.flags()) }
     }
 
     /// Clears the flag.
     pub(crate) fn clear(&self, flag: CookieFlag) {
-        self.flags().clear(flag as u32)
+        // SAFETY: As for `set`.
+        unsafe { bindings::cfrs_clear_bit(flag as u32, self.flags()) }
     }
 
     /// Clears the flag and tells whether it was set.
     pub(crate) fn take(&self, flag: CookieFlag) -> bool {
-        self.flags().take(flag as u32)
+        // SAFETY: As for `set`.
+        unsafe { bindings::cfrs_test_and_clear_bit(flag as u32, self.flags()) }
     }
 
     /// A new counted reference.
@@ -203,28 +207,98 @@ impl Cookie {
         Age(self.debug_id())
     }
 
-    /// Tells those who wait that there is no data (`fscache_cookie_lookup_negative()`).
-    pub(crate) fn lookup_negative(&self) {
-        // SAFETY: The cookie is valid and being looked up by our caller.
-        unsafe { bindings::fscache_cookie_lookup_negative(self.0.get()) }
-    }
-
-    /// Lets I/O go on after an invalidation (`fscache_resume_after_invalidation()`).
-    pub(crate) fn resume(&self) {
-        // SAFETY: The cookie is valid and being invalidated by our caller.
-        unsafe { bindings::fscache_resume_after_invalidation(self.0.get()) }
-    }
-
-    /// Puts the cookie out of service (`fscache_caching_failed()`).
-    pub(crate) fn caching_failed(&self) {
-        // SAFETY: The cookie is valid.
-        unsafe { bindings::fscache_caching_failed(self.0.get()) }
-    }
-
     /// Asks FS-Cache to withdraw the cookie, in its own time, from its own worker.
     pub(crate) fn withdraw(&self) {
-        // SAFETY: The cookie is valid and counted by our caller.
+        // SAFETY: The cookie is valid. In whatever state it is, FS-Cache's worker looks at the request
+        // when it comes to it.
         unsafe { bindings::fscache_withdraw_cookie(self.0.get()) }
+    }
+}
+
+/// A cookie that FS-Cache's worker is looking up, for as long as that takes.
+///
+/// # Invariants
+///
+/// The cookie is being looked up by this task for `'a`, and has no object.
+pub(crate) struct LookingUp<'a, O> {
+    cookie: &'a Cookie,
+    _object: PhantomData<fn(Arc<O>)>,
+}
+
+impl<'a, O> LookingUp<'a, O> {
+    /// # Safety
+    ///
+    /// This task must be looking the cookie up for `'a`. If the cookie has an object at the end, its
+    /// reference to that, and its count of it, belong to the cookie.
+    pub(super) unsafe fn from_raw(ptr: *mut bindings::fscache_cookie) -> Self {
+        LookingUp {
+            // SAFETY: FS-Cache holds a reference to what it looks up.
+            cookie: unsafe { Cookie::from_raw(ptr) },
+            _object: PhantomData,
+        }
+    }
+
+    /// Has `object` stand for the cookie, from before others are let begin operations until these have
+    /// ended and FS-Cache withdraws the cookie, also if it cannot be cached.
+    pub(crate) fn made(self, object: Arc<O>) -> Made<'a> {
+        let cookie = self.cookie.0.get();
+        // SAFETY: The field is this task's by the type invariant: others look at it when the state lets
+        // operations begin, which is after this. The cookie has its volume, and this its cache.
+        unsafe {
+            bindings::cfrs_count_object((*(*cookie).volume).cache);
+            (*cookie).cache_priv = Arc::into_raw(object).cast_mut().cast();
+        }
+        Made(self.cookie)
+    }
+}
+
+impl<O> Deref for LookingUp<'_, O> {
+    type Target = Cookie;
+
+    fn deref(&self) -> &Cookie {
+        self.cookie
+    }
+}
+
+/// A cookie that is being looked up and has its object.
+pub(crate) struct Made<'a>(&'a Cookie);
+
+impl Made<'_> {
+    /// Lets go on who waits for data, of which there is none (`fscache_cookie_lookup_negative()`).
+    pub(crate) fn lookup_negative(&self) {
+        // SAFETY: The cookie is being looked up by this task while `self` lives, and has an object.
+        unsafe { bindings::fscache_cookie_lookup_negative(self.0 .0.get()) }
+    }
+}
+
+impl Deref for Made<'_> {
+    type Target = Cookie;
+
+    fn deref(&self) -> &Cookie {
+        self.0
+    }
+}
+
+/// A cookie whose data FS-Cache has us invalidate.
+pub(crate) struct Invalidating<'a>(&'a Cookie);
+
+/// That I/O goes on after an invalidation.
+pub(crate) struct Resumed<'a>(PhantomData<&'a Cookie>);
+
+impl<'a> Invalidating<'a> {
+    /// # Safety
+    ///
+    /// FS-Cache's worker must be invalidating the cookie in this task for `'a`.
+    pub(super) unsafe fn from_raw(ptr: *mut bindings::fscache_cookie) -> Self {
+        // SAFETY: FS-Cache holds a reference meanwhile.
+        Invalidating(unsafe { Cookie::from_raw(ptr) })
+    }
+
+    /// Lets I/O go on (`fscache_resume_after_invalidation()`).
+    pub(crate) fn resume(self) -> Resumed<'a> {
+        // SAFETY: The cookie is being invalidated by this task, as `from_raw` asks for.
+        unsafe { bindings::fscache_resume_after_invalidation(self.0 .0.get()) }
+        Resumed(PhantomData)
     }
 }
 
@@ -245,27 +319,27 @@ impl Age {
     }
 }
 
-/// What tells how old cookies are. To be made while no cache is live: then it is nothing to a cache.
+/// Tells how old cookies are. To be made while no cache is live: then no cache is asked for its volume.
 ///
 /// # Invariants
 ///
 /// `volume` is valid, and the reference that acquiring it gave is ours.
-pub(crate) struct Calendar {
+pub(crate) struct CookieClock {
     volume: NonNull<bindings::fscache_volume>,
 }
 
-impl Calendar {
+impl CookieClock {
     /// Acquires a volume, for cookies that nobody uses.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: May be called where sleeping is allowed.
         let volume = from_err_ptr(unsafe { bindings::cfrs_acquire_volume() })?;
         // INVARIANT: The reference is ours.
         let volume = NonNull::new(volume).ok_or(ENOMEM)?;
-        Ok(Calendar { volume })
+        Ok(CookieClock { volume })
     }
 
     /// The age of a cookie that is newer than all that the netfs have now.
-    pub(crate) fn today(&self) -> Result<Age> {
+    pub(crate) fn now(&self) -> Result<Age> {
         let mut number = 0;
         // SAFETY: The volume is valid by the type invariant, and `number` is writable for the call.
         to_result(unsafe { bindings::cfrs_newest_cookie(self.volume.as_ptr(), &mut number) })?;
@@ -273,7 +347,7 @@ impl Calendar {
     }
 }
 
-impl Drop for Calendar {
+impl Drop for CookieClock {
     fn drop(&mut self) {
         // SAFETY: The reference is ours by the type invariant, and no cookie is left in the volume.
         unsafe { bindings::cfrs_relinquish_volume(self.volume.as_ptr()) }
@@ -322,129 +396,6 @@ impl VolumeCookie<'_> {
     }
 }
 
-/// A counted reference to a volume cookie.
-///
-/// # Invariants
-///
-/// `ptr` is valid and one reference to it is ours.
-pub(crate) struct VolumeRef {
-    ptr: NonNull<bindings::fscache_volume>,
-}
-
-impl VolumeRef {
-    /// The volume.
-    pub(crate) fn cookie(&self) -> VolumeCookie<'_> {
-        // SAFETY: Our reference keeps it for as long as `self` is borrowed.
-        unsafe { VolumeCookie::from_raw(self.ptr.as_ptr()) }
-    }
-
-    /// Ends the volume's service and waits until nobody accesses it (`fscache_withdraw_volume()`).
-    pub(crate) fn withdraw(&self) {
-        // SAFETY: The volume is valid. Our pin is dropped only where it still stands.
-        unsafe {
-            if bindings::cfrs_volume_accesses(self.ptr.as_ptr()) != 0 {
-                bindings::fscache_withdraw_volume(self.ptr.as_ptr());
-            }
-        }
-    }
-}
-
-impl Drop for VolumeRef {
-    fn drop(&mut self) {
-        // SAFETY: One reference is ours by the type invariant.
-        unsafe { bindings::cfrs_put_volume(self.ptr.as_ptr()) }
-    }
-}
-
-/// A cache's uncounted link to a volume cookie, from acquisition until FS-Cache frees the volume
-/// or the cache is withdrawn, whichever comes first.
-///
-/// # Invariants
-///
-/// While `volume` is set, it is valid memory: `detach` is called before FS-Cache frees it. What its
-/// `cache_priv` points to, if to anything, is a reference that `put` drops.
-#[pin_data]
-pub(crate) struct VolumeLink {
-    #[pin]
-    volume: SpinLock<Option<VolumePtr>>,
-    #[pin]
-    freed: Completion,
-    put: unsafe fn(*const kernel::ffi::c_void),
-}
-
-#[derive(Clone, Copy)]
-struct VolumePtr(NonNull<bindings::fscache_volume>);
-// SAFETY: Only dereferenced under the rules of `VolumeLink`.
-unsafe impl Send for VolumePtr {}
-
-impl VolumeLink {
-    /// # Safety
-    ///
-    /// `volume` must stay valid until `detach` or `volume_freed` was called, and its `cache_priv` be null or
-    /// come from an `Arc<V>`.
-    pub(super) unsafe fn new<V>(volume: NonNull<bindings::fscache_volume>) -> Result<Arc<Self>> {
-        // INVARIANT: The caller promises it.
-        Arc::pin_init(
-            pin_init!(VolumeLink {
-                volume <- new_spinlock!(Some(VolumePtr(volume)), "VolumeLink::volume"),
-                freed <- Completion::new(),
-                put: put::<V>,
-            }),
-            GFP_KERNEL,
-        )
-    }
-
-    /// A counted reference, unless the volume is already on its way out.
-    pub(crate) fn try_get(&self) -> Option<VolumeRef> {
-        let guard = self.volume.lock();
-        let VolumePtr(ptr) = (*guard)?;
-        // SAFETY: Valid by the type invariant while the lock is held.
-        let ptr = unsafe { bindings::cfrs_try_get_volume(ptr.as_ptr()) };
-        // INVARIANT: A non-null result carries a reference, which is ours.
-        NonNull::new(ptr).map(|ptr| VolumeRef { ptr })
-    }
-
-    /// Breaks the link because FS-Cache frees the volume.
-    pub(super) fn volume_freed(&self) {
-        *self.volume.lock() = None;
-        self.freed.complete();
-    }
-
-    /// Waits until FS-Cache has freed the volume, which it must be doing already: `try_get` failed.
-    pub(crate) fn wait_freed(&self) {
-        self.freed.wait()
-    }
-
-    /// Breaks the link because the cache is withdrawn, and has FS-Cache forget the cache's record of the
-    /// volume; `volume`, which this link gave, keeps FS-Cache from freeing its own meanwhile.
-    pub(crate) fn detach(&self, volume: &VolumeRef) {
-        let linked = self.volume.lock().take();
-        if linked.map(|VolumePtr(ptr)| ptr) != Some(volume.ptr) {
-            return;
-        }
-        // SAFETY: The volume is counted. Nobody is inside the volume any more: our caller has
-        // withdrawn it, so that the field is ours to clear.
-        let raw = unsafe {
-            core::mem::replace(
-                &mut (*volume.ptr.as_ptr()).cache_priv,
-                core::ptr::null_mut(),
-            )
-        };
-        if !raw.is_null() {
-            // SAFETY: This is what `put` is for, by the type invariant; the reference was the volume's.
-            unsafe { (self.put)(raw) }
-        }
-    }
-}
-
-/// # Safety
-///
-/// `raw` must come from an `Arc<V>`, whose reference passes to us.
-unsafe fn put<V>(raw: *const kernel::ffi::c_void) {
-    // SAFETY: The caller's promise.
-    drop(unsafe { Arc::<V>::from_raw(raw.cast()) })
-}
-
 /// FS-Cache's record of a cache, acquired by name. Dropping the last reference relinquishes it.
 ///
 /// # Invariants
@@ -461,12 +412,12 @@ unsafe impl Sync for CacheCookie {}
 
 impl CacheCookie {
     /// Acquires the record named `name`; `EBUSY` if there is a cache of that name.
-    pub(crate) fn acquire(name: &CStr) -> Result<Arc<Self>> {
+    pub(crate) fn acquire(name: &CStr) -> Result<Preparing> {
         // SAFETY: `name` is a C string, which the callee copies.
         let ptr = unsafe { bindings::fscache_acquire_cache(name.as_char_ptr().cast()) };
         let ptr = NonNull::new(from_err_ptr(ptr)?).ok_or(ENOMEM)?;
         // INVARIANT: The reference is ours. It is relinquished if the allocation fails.
-        Ok(Arc::new(CacheCookie { ptr }, GFP_KERNEL)?)
+        Ok(Preparing(Arc::new(CacheCookie { ptr }, GFP_KERNEL)?))
     }
 
     /// The name it was acquired by.
@@ -480,55 +431,31 @@ impl CacheCookie {
         // SAFETY: The record is valid.
         unsafe { bindings::fscache_io_error(self.ptr.as_ptr()) }
     }
-
-    /// Stops new accesses and waits for those under way (`fscache_withdraw_cache()`).
-    pub(crate) fn withdraw(&self) {
-        // SAFETY: The record is valid and was added.
-        unsafe { bindings::fscache_withdraw_cache(self.ptr.as_ptr()) }
-    }
-
-    /// Waits until no [`ObjectCount`] is left.
-    pub(crate) fn wait_for_objects(&self) {
-        // SAFETY: The record is valid.
-        unsafe { bindings::cfrs_wait_for_objects(self.ptr.as_ptr()) }
-    }
 }
 
 impl Drop for CacheCookie {
     fn drop(&mut self) {
-        // SAFETY: The reference is ours by the type invariant, and nobody uses the cache any more.
+        // SAFETY: The reference is ours by the type invariant. A cache in service has one to `self`
+        // until it is withdrawn.
         unsafe { bindings::fscache_relinquish_cache(self.ptr.as_ptr()) }
     }
 }
 
-/// One live object, as FS-Cache counts them to know when a cache is empty.
+/// A record of a cache that is not added yet.
 ///
 /// # Invariants
 ///
-/// The object was counted and is not uncounted yet. The cookie is set until `drop`.
-pub(crate) struct ObjectCount(Option<Arc<CacheCookie>>);
+/// There is one for a record that was acquired, until it is added.
+pub(crate) struct Preparing(Arc<CacheCookie>);
 
-impl ObjectCount {
-    /// Counts one more.
-    pub(crate) fn new(cache: &Arc<CacheCookie>) -> Self {
-        // SAFETY: The record is valid.
-        unsafe { bindings::cfrs_count_object(cache.ptr.as_ptr()) };
-        // INVARIANT: Just counted.
-        ObjectCount(Some(cache.clone()))
+impl Preparing {
+    /// The record.
+    pub(crate) fn cookie(&self) -> &Arc<CacheCookie> {
+        &self.0
     }
-}
 
-impl Drop for ObjectCount {
-    fn drop(&mut self) {
-        let Some(cookie) = self.0.take() else {
-            return;
-        };
-        let ptr = cookie.ptr;
-        // Before the count, so that whoever waits for the count has the last reference.
-        drop(cookie);
-        // SAFETY: Counted by the type invariant; whoever waits until nothing is counted holds a
-        // reference to the record meanwhile.
-        unsafe { bindings::cfrs_uncount_object(ptr.as_ptr()) }
+    pub(super) fn into_cookie(self) -> Arc<CacheCookie> {
+        self.0
     }
 }
 

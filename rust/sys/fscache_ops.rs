@@ -7,18 +7,18 @@
 
 use super::bindings;
 use super::file::File;
-use super::fscache::{CacheCookie, Cookie, VolumeCookie, VolumeLink};
+use super::fscache::{Cookie, Invalidating, LookingUp, Resumed, VolumeCookie};
 use super::iov_iter::IovIter;
 use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
+use super::service::{Link, Service};
 use super::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
 use super::transfer::Transfer;
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::{null_mut, NonNull};
-use kernel::alloc::flags::GFP_KERNEL;
-use kernel::error::{code::EIO, to_result, Result};
+use kernel::error::{code::EIO, Result};
 use kernel::str::CStr;
-use kernel::sync::{Arc, ArcBorrow, UniqueArc};
+use kernel::sync::{Arc, ArcBorrow};
 
 /// A back end of FS-Cache.
 pub(crate) trait Backend: Sized + 'static {
@@ -35,21 +35,19 @@ pub(crate) trait Backend: Sized + 'static {
     fn acquire_volume(
         cache: ArcBorrow<'_, Self::Cache>,
         cookie: &VolumeCookie<'_>,
-        link: Arc<VolumeLink>,
     ) -> Result<Arc<Self::Volume>>;
     /// A volume could not be represented, and its cookies are not looked up.
     fn no_volume(cache: ArcBorrow<'_, Self::Cache>);
-    /// FS-Cache frees the volume: forget it.
-    fn free_volume(volume: Arc<Self::Volume>) -> Arc<VolumeLink>;
+    /// The cache's service ends: has FS-Cache withdraw each cookie that has an object
+    /// ([`Cookie::withdraw`]).
+    fn withdraw_objects(cache: ArcBorrow<'_, Self::Cache>);
+    /// The cache's service ends, and no cookie of the volume has an object. May sleep.
+    fn withdraw_volume(volume: ArcBorrow<'_, Self::Volume>, cookie: &VolumeCookie<'_>);
     /// Looks the cookie up, or creates it, and says whether it can be cached. May sleep.
-    ///
-    /// The object must be `made` before others are let begin operations. It stands for the cookie, also
-    /// if that cannot be cached, until they have ended and FS-Cache withdraws the cookie: it is what
-    /// keeps the cache, and us, from going.
     fn lookup_cookie(
         volume: ArcBorrow<'_, Self::Volume>,
-        cookie: &Cookie,
-        made: impl FnOnce(Arc<Self::Object>),
+        record: &VolumeCookie<'_>,
+        cookie: LookingUp<'_, Self::Object>,
     ) -> bool;
     /// Commits and closes an object that nobody accesses any more. May sleep.
     fn withdraw_cookie(object: Arc<Self::Object>);
@@ -111,67 +109,13 @@ pub(crate) trait Backend: Sized + 'static {
     fn issue_write(object: ArcBorrow<'_, Self::Object>, file: File, write: WriteSubrequest<'_>);
     /// The netfs has changed the size of its file.
     fn resize(object: ArcBorrow<'_, Self::Object>, file: &File, size: u64);
-    /// Nothing that is cached is valid any more. If there is to be caching from now on, lets I/O
-    /// go on and returns true.
-    fn invalidate(object: ArcBorrow<'_, Self::Object>) -> bool;
+    /// Nothing that is cached is valid any more. If there is to be caching from now on, lets I/O go on.
+    fn invalidate<'a>(
+        object: ArcBorrow<'_, Self::Object>,
+        cookie: Invalidating<'a>,
+    ) -> Option<Resumed<'a>>;
     /// The netfs is about to change its file locally.
     fn prepare_to_write(object: ArcBorrow<'_, Self::Object>);
-}
-
-/// A cache that FS-Cache may call. Withdraw the cookie before dropping it.
-///
-/// # Invariants
-///
-/// FS-Cache's record points to `raw`, which came from [`Arc::into_raw`] with a reference of ours.
-pub(crate) struct Active<B: Backend> {
-    raw: *const B::Cache,
-    _cookie: Arc<CacheCookie>,
-    cache: Arc<B::Cache>,
-}
-
-// SAFETY: `raw` stands for an `Arc` of something that may be sent and shared.
-unsafe impl<B: Backend> Send for Active<B> {}
-// SAFETY: As above.
-unsafe impl<B: Backend> Sync for Active<B> {}
-
-impl<B: Backend> Active<B> {
-    /// Declares the cache open for business (`fscache_add_cache()`).
-    pub(crate) fn add(cookie: Arc<CacheCookie>, cache: Arc<B::Cache>) -> Result<Arc<Self>> {
-        // What can fail comes before what cannot be taken back.
-        let memory = UniqueArc::new_uninit(GFP_KERNEL)?;
-        let raw = Arc::into_raw(cache.clone());
-        // SAFETY: The record is acquired and not added yet: our caller adds a cookie once. The
-        // pointer stays valid, since `Active` holds its reference.
-        let added = to_result(unsafe {
-            bindings::fscache_add_cache(
-                cookie.ptr.as_ptr(),
-                &Table::<B>::CACHE_OPS,
-                raw.cast_mut().cast(),
-            )
-        });
-        // INVARIANT: As just added; if not, the reference is dropped at once.
-        let active: Arc<Self> = memory
-            .write(Active {
-                raw,
-                _cookie: cookie,
-                cache,
-            })
-            .into();
-        added.map(|()| active)
-    }
-
-    /// The cache.
-    pub(crate) fn cache(&self) -> &Arc<B::Cache> {
-        &self.cache
-    }
-}
-
-impl<B: Backend> Drop for Active<B> {
-    fn drop(&mut self) {
-        // SAFETY: From `into_raw` by the type invariant. FS-Cache does not use it any more, as the
-        // type's contract says.
-        drop(unsafe { Arc::from_raw(self.raw) });
-    }
 }
 
 pub(super) struct Table<B: Backend>(PhantomData<B>);
@@ -198,7 +142,7 @@ pub(super) unsafe fn ready<'a, B: Backend>(
     reason = "the kernel calls each as it does any table of this kind"
 )]
 impl<B: Backend> Table<B> {
-    const CACHE_OPS: bindings::fscache_cache_ops = bindings::fscache_cache_ops {
+    pub(super) const CACHE_OPS: bindings::fscache_cache_ops = bindings::fscache_cache_ops {
         name: B::NAME.as_char_ptr().cast(),
         acquire_volume: Some(Self::acquire_volume),
         free_volume: Some(Self::free_volume),
@@ -248,21 +192,12 @@ impl<B: Backend> Table<B> {
         let Some(ptr) = NonNull::new(raw) else {
             return;
         };
-        // SAFETY: FS-Cache holds an access to the cache, whose record points to what `Active` has.
-        let cache = unsafe { ArcBorrow::<B::Cache>::from_raw((*(*raw).cache).cache_priv.cast()) };
-        // SAFETY: The volume is valid until `free_volume`, which marks the link. What is stored in it is
-        // below.
-        let link = unsafe { VolumeLink::new::<B::Volume>(ptr) };
-        // SAFETY: The volume is valid for this call.
-        let cookie = unsafe { VolumeCookie::from_raw(raw) };
-        match link.and_then(|link| B::acquire_volume(cache, &cookie, link)) {
-            // SAFETY: FS-Cache lets one task at a time make a volume, so the field is ours. The
-            // volume is kept from waking waiters until it is withdrawn, as FS-Cache asks for.
-            Ok(volume) => unsafe {
-                bindings::cfrs_pin_volume(raw);
-                (*raw).cache_priv = Arc::into_raw(volume).cast_mut().cast();
-            },
-            Err(_) => B::no_volume(cache),
+        // SAFETY: FS-Cache holds an access to the cache, and is calling for this volume.
+        unsafe {
+            let service = Service::<B>::of((*raw).cache);
+            if service.acquire(ptr).is_err() {
+                B::no_volume(service.cache.as_arc_borrow());
+            }
         }
     }
 
@@ -272,30 +207,34 @@ impl<B: Backend> Table<B> {
         if private.is_null() {
             return;
         }
-        // SAFETY: `acquire_volume` stored it; the reference passes to us.
-        let volume = unsafe { Arc::<B::Volume>::from_raw(private.cast_const().cast()) };
-        B::free_volume(volume).volume_freed();
+        // SAFETY: `Service::acquire` stored it; the reference passes to us. The service waits for the
+        // end of the link.
+        unsafe {
+            let link = Arc::<Link<B>>::from_raw(private.cast_const().cast());
+            Service::<B>::of((*raw).cache).free(link);
+        }
     }
 
     unsafe extern "C" fn lookup_cookie(raw: *mut bindings::fscache_cookie) -> bool {
-        // SAFETY: FS-Cache holds accesses to cookie and volume; it looks no cookie up before its
-        // volume was acquired.
-        let (cookie, volume) = unsafe {
-            let private = (*(*raw).volume).cache_priv;
-            if private.is_null() {
+        // SAFETY: FS-Cache holds accesses to cookie and volume, which keep both, and the link of the
+        // volume; it looks no cookie up before its volume was acquired.
+        let (link, record, cookie) = unsafe {
+            let volume = (*raw).volume;
+            if (*volume).cache_priv.is_null() {
                 return false;
             }
             (
-                Cookie::from_raw(raw),
-                ArcBorrow::<B::Volume>::from_raw(private.cast()),
+                &*(*volume).cache_priv.cast_const().cast::<Link<B>>(),
+                VolumeCookie::from_raw(volume),
+                LookingUp::from_raw(raw),
             )
         };
-        B::lookup_cookie(volume, cookie, |object| {
-            // SAFETY: The cookie is being looked up by this task alone, which also withdraws it, after
-            // a failure as after a success. Whoever else looks at the field does so when the state
-            // lets operations begin, which it does not yet.
-            unsafe { (*raw).cache_priv = Arc::into_raw(object).cast_mut().cast() };
-        })
+        let is_cached = B::lookup_cookie(link.volume.as_arc_borrow(), &record, cookie);
+        if !is_cached {
+            // SAFETY: The cookie is still being looked up.
+            unsafe { bindings::fscache_caching_failed(raw) }
+        }
+        is_cached
     }
 
     unsafe extern "C" fn withdraw_cookie(raw: *mut bindings::fscache_cookie) {
@@ -304,8 +243,12 @@ impl<B: Backend> Table<B> {
         if private.is_null() {
             return;
         }
-        // SAFETY: `lookup_cookie` stored it; the reference passes to us.
-        B::withdraw_cookie(unsafe { Arc::from_raw(private.cast_const().cast()) });
+        // SAFETY: `LookingUp::made` stored it, and counted it; the reference passes to us. Whoever waits
+        // until nothing is counted needs the cache's record no longer than the volume has it.
+        unsafe {
+            B::withdraw_cookie(Arc::from_raw(private.cast_const().cast()));
+            bindings::cfrs_uncount_object((*(*raw).volume).cache);
+        }
     }
 
     /// # Safety
@@ -533,7 +476,8 @@ impl<B: Backend> Table<B> {
     unsafe extern "C" fn invalidate_cookie(raw: *mut bindings::fscache_cookie) -> bool {
         // SAFETY: FS-Cache holds an access to the cookie for this.
         match unsafe { Self::object(raw) } {
-            Some(object) => B::invalidate(object),
+            // SAFETY: FS-Cache's worker has called for it, and waits for the result.
+            Some(object) => B::invalidate(object, unsafe { Invalidating::from_raw(raw) }).is_some(),
             None => false,
         }
     }

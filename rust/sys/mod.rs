@@ -9,7 +9,6 @@
 
 pub(crate) mod aio;
 pub(crate) mod anon_file;
-pub(crate) mod bits;
 pub(crate) mod block;
 pub(crate) mod chardev;
 pub(crate) mod completion;
@@ -29,6 +28,7 @@ mod netfs_ops;
 pub(crate) mod poll;
 pub(crate) mod refusal;
 pub(crate) mod rwsem;
+pub(crate) mod service;
 pub(crate) mod subrequest;
 pub(crate) mod sysctl;
 pub(crate) mod time;

@@ -395,11 +395,6 @@ void cfrs_put_volume(struct fscache_volume *volume)
 	fscache_put_volume(volume, fscache_volume_put_withdraw);
 }
 
-int cfrs_volume_accesses(struct fscache_volume *volume)
-{
-	return atomic_read(&volume->n_accesses);
-}
-
 void cfrs_pin_volume(struct fscache_volume *volume)
 {
 	atomic_inc(&volume->n_accesses);

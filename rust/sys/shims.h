@@ -161,7 +161,6 @@ void cfrs_put_cookie(struct fscache_cookie *cookie);
 void cfrs_end_io_access(struct fscache_cookie *cookie);
 struct fscache_volume *cfrs_try_get_volume(struct fscache_volume *volume);
 void cfrs_put_volume(struct fscache_volume *volume);
-int cfrs_volume_accesses(struct fscache_volume *volume);
 void cfrs_pin_volume(struct fscache_volume *volume);
 void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
 			  ssize_t result, bool was_async);
