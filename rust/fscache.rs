@@ -7,12 +7,12 @@ use crate::cache::volume::Volume;
 use crate::cache::{invalidate, local_write, lookup, withdraw, Cache};
 use crate::io::{occupancy, prepare, read, write};
 use crate::sys::file::File;
-use crate::sys::fscache::{Cookie, Invalidating, LookingUp, Resumed, VolumeCookie};
+use crate::sys::fscache::{Invalidating, LookingUp, Resumed, VolumeCookie};
 use crate::sys::fscache_ops::Backend;
 use crate::sys::log::Call;
-use crate::sys::netfs::{OnHole, Resources, Source};
+use crate::sys::netfs::{OnHole, Operation, Resources, Source};
 use crate::sys::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
-use crate::sys::transfer::Transfer;
+use crate::sys::transfer::{Dest, Src, Transfer};
 use core::ops::Range;
 use kernel::prelude::*;
 use kernel::str::CStr;
@@ -69,38 +69,30 @@ impl Backend for CacheFiles {
         object.file_for(invalidations)
     }
 
-    fn prepare_on_demand_read<'a>(
-        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Object>, File)>,
+    fn prepare_on_demand_read(
+        resources: &Resources<'_, Object>,
         read: &mut DemandRead<'_>,
     ) -> Source {
-        let _call = Call::enter("prepare_on_demand_read", read.cookie().debug_id());
-        prepare::prepare(ready, read)
+        let _call = Call::enter("prepare_on_demand_read", resources.cookie().debug_id());
+        prepare::prepare(resources, read)
     }
 
     fn read_refused(object: Option<ArcBorrow<'_, Object>>) -> Result<usize> {
         read::refused(object.as_deref())
     }
 
-    fn read(
-        object: ArcBorrow<'_, Object>,
-        resources: &Resources<'_>,
-        file: File,
-        start: u64,
-        into: Transfer<'_>,
-        on_hole: OnHole,
-    ) {
-        let _call = Call::enter("read", object.cookie.debug_id());
-        read::read(object.into(), resources, file, start, into, on_hole);
+    fn read(operation: Operation<Object>, start: u64, into: Transfer<'_, Dest>, on_hole: OnHole) {
+        let _call = Call::enter("read", operation.object.cookie.debug_id());
+        read::read(operation, start, into, on_hole);
     }
 
-    fn prepare_read<'a>(
-        cookie: &Cookie,
-        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Object>, File)>,
+    fn prepare_read(
+        resources: &Resources<'_, Object>,
         read: &mut ReadSubrequest<'_>,
         file_size: u64,
     ) -> Source {
-        let _call = Call::enter("prepare_read", cookie.debug_id());
-        occupancy::prepare_read(cookie, ready, read, file_size)
+        let _call = Call::enter("prepare_read", resources.cookie().debug_id());
+        occupancy::prepare_read(resources, read, file_size)
     }
 
     fn copy_begins(object: ArcBorrow<'_, Object>) {
@@ -137,14 +129,14 @@ impl Backend for CacheFiles {
         write::prepare(&object, file, at, len, upper, is_new)
     }
 
-    fn write(object: ArcBorrow<'_, Object>, file: File, at: u64, from: Transfer<'_>) {
-        let _call = Call::enter("write", object.cookie.debug_id());
-        write::write(object.into(), file, at, from);
+    fn write(operation: Operation<Object>, at: u64, from: Transfer<'_, Src>) {
+        let _call = Call::enter("write", operation.object.cookie.debug_id());
+        write::write(operation, at, from);
     }
 
-    fn issue_write(object: ArcBorrow<'_, Object>, file: File, write: WriteSubrequest<'_>) {
-        let _call = Call::enter("issue_write", object.cookie.debug_id());
-        write::issue(object.into(), file, write);
+    fn issue_write(operation: Operation<Object>, write: WriteSubrequest<'_>) {
+        let _call = Call::enter("issue_write", operation.object.cookie.debug_id());
+        write::issue(operation, write);
     }
 
     fn resize(object: ArcBorrow<'_, Object>, file: &File, size: u64) {

@@ -8,32 +8,31 @@ use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::errno::{ENOBUFS, ENODATA};
 use crate::sys::file::{Extent, File};
-use crate::sys::fscache::{Cookie, CookieFlag};
-use crate::sys::netfs::Source;
+use crate::sys::fscache::CookieFlag;
+use crate::sys::netfs::{Resources, Source, Want};
 use crate::sys::subrequest::ReadSubrequest;
 use crate::sys::trace::{self, Found, Preparing, Where};
-use core::ops::{Deref, Range};
+use core::ops::Range;
 use kernel::prelude::*;
 
 /// Says where a read is to get its data from, and shortens it to the part that is there or is not
 /// (`cachefiles_prepare_read()`). What is not is to be stored when it has come from the server.
-pub(crate) fn prepare_read<O: Deref<Target = Object>>(
-    cookie: &Cookie,
-    ready: impl FnOnce() -> Option<(O, File)>,
+pub(crate) fn prepare_read(
+    resources: &Resources<'_, Object>,
     read: &mut ReadSubrequest<'_>,
     file_size: u64,
 ) -> Source {
     let mut file = None;
     let mut object = 0;
     let (source, found) = if read.start() >= file_size {
-        file = read.file();
+        file = resources.file();
         (Source::Zeroes, Found::AfterEof)
-    } else if cookie.is(CookieFlag::NoData) {
+    } else if resources.cookie().is(CookieFlag::NoData) {
         // A new file, which may not even be made yet.
-        file = read.file();
+        file = resources.file();
         read.flags().set_copy_to_cache();
         (Source::Server, Found::NoData)
-    } else if let Some((of, opened)) = ready() {
+    } else if let Some((of, opened)) = resources.ready(Want::Read) {
         object = of.debug_id;
         let opened = file.insert(opened);
         match of.backing.trust.is_good() {
@@ -50,7 +49,7 @@ pub(crate) fn prepare_read<O: Deref<Target = Object>>(
         flags: read.flags().bits(),
         netfs_inode: read.inode(),
     };
-    trace::prep_read(&preparing, file.as_ref(), source, found);
+    trace::prep_read(&preparing, file, source, found);
     source
 }
 

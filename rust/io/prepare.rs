@@ -7,10 +7,9 @@ use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
 use crate::sys::file::{Extent, File};
 use crate::sys::log;
-use crate::sys::netfs::Source;
+use crate::sys::netfs::{Resources, Source, Want};
 use crate::sys::subrequest::DemandRead;
 use crate::sys::trace::{self, Found, Preparing, Where};
-use core::ops::Deref;
 use kernel::prelude::*;
 
 /// The longest range that the daemon is asked for at once; daemons have buffers of this size.
@@ -31,15 +30,12 @@ pub(super) enum Begin {
 ///
 /// Where C gives back the part before the first hole, we give back all or nothing: EROFS ends a bio
 /// that was served in two parts twice.
-pub(crate) fn prepare<O: Deref<Target = Object>>(
-    ready: impl FnOnce() -> Option<(O, File)>,
-    read: &mut DemandRead<'_>,
-) -> Source {
+pub(crate) fn prepare(resources: &Resources<'_, Object>, read: &mut DemandRead<'_>) -> Source {
     let (mut object, mut file) = (0, None);
     let (source, found) = if read.start >= read.file_size {
-        file = read.file();
+        file = resources.file();
         (Source::Zeroes, Found::AfterEof)
-    } else if let Some((of, opened)) = ready() {
+    } else if let Some((of, opened)) = resources.ready(Want::Read) {
         object = of.debug_id;
         fetch(&of, file.insert(opened), read)
     } else {
@@ -52,7 +48,7 @@ pub(crate) fn prepare<O: Deref<Target = Object>>(
         flags: read.flags.bits(),
         netfs_inode: read.inode,
     };
-    trace::prep_read(&preparing, file.as_ref(), source, found);
+    trace::prep_read(&preparing, file, source, found);
     source
 }
 

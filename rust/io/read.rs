@@ -9,9 +9,9 @@ use crate::sys::aio::{self, Done};
 use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
 use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
-use crate::sys::netfs::{OnHole, Resources};
+use crate::sys::netfs::{OnHole, Operation};
 use crate::sys::trace::{self, Seen, Where};
-use crate::sys::transfer::Transfer;
+use crate::sys::transfer::{Dest, Transfer};
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -30,13 +30,16 @@ struct Read {
 
 /// Reads at `start` (`cachefiles_read()`).
 pub(crate) fn read(
-    object: Arc<Object>,
-    resources: &Resources<'_>,
-    file: File,
+    operation: Operation<Object>,
     start: u64,
-    mut into: Transfer<'_>,
+    mut into: Transfer<'_, Dest>,
     on_hole: OnHole,
 ) {
+    let Operation {
+        object,
+        file,
+        invalidations,
+    } = operation;
     Count::Read.bump();
     let len = into.len();
     let is_on_demand = object.cache().on_demand.is_some();
@@ -60,7 +63,7 @@ pub(crate) fn read(
         object,
         skipped,
         want: len - skipped,
-        invalidations: resources.invalidations(),
+        invalidations,
         removals,
     };
     job.object.seen(Seen::GetRequest);

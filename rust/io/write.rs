@@ -17,9 +17,10 @@ use crate::sys::aio::{self, Done};
 use crate::sys::errno::ENOBUFS;
 use crate::sys::file::File;
 use crate::sys::fscache::{CookieFlag, Count};
+use crate::sys::netfs::Operation;
 use crate::sys::subrequest::WriteSubrequest;
 use crate::sys::trace::{self, Seen, Where};
-use crate::sys::transfer::Transfer;
+use crate::sys::transfer::{Src, Transfer};
 use core::ops::Deref;
 use kernel::prelude::*;
 use kernel::sync::Arc;
@@ -126,13 +127,14 @@ fn try_prepare(
 }
 
 /// Writes all of `from` at `at`, for which there is room (`cachefiles_write()`).
-pub(crate) fn write(object: Arc<Object>, file: File, at: u64, from: Transfer<'_>) {
+pub(crate) fn write(operation: Operation<Object>, at: u64, from: Transfer<'_, Src>) {
     let len = from.len();
-    submit(object, file, at, from, len, 0);
+    submit(operation, at, from, len, 0);
 }
 
 /// Writes the whole blocks of a subrequest (`cachefiles_issue_write()`).
-pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<'_>) {
+pub(crate) fn issue(operation: Operation<Object>, mut write: WriteSubrequest<'_>) {
+    let (object, file) = (&*operation.object, &operation.file);
     let is_copy = write.is_copy();
     if is_copy && object.backing.copies.are_outdated() {
         // Nobody misses it: what was there has gone, and what is there now has nothing of it.
@@ -153,7 +155,7 @@ pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<
         }
     };
     if fit.head > 0 || fit.tail > 0 {
-        missed(&object);
+        missed(object);
     }
     if fit.body == 0 {
         Count::Misfit.bump();
@@ -163,21 +165,21 @@ pub(crate) fn issue(object: Arc<Object>, file: File, mut write: WriteSubrequest<
     write.skip(fit.head);
     write.extend(fit.more);
     let at = write.start();
-    if let Err(error) = try_prepare(&object, &file, at, fit.body, fit.body, true) {
-        missed(&object);
+    if let Err(error) = try_prepare(object, file, at, fit.body, fit.body, true) {
+        missed(object);
         return write.finish(Err(error));
     }
-    submit(object, file, at, write.into_transfer(), fit.body, fit.tail);
+    submit(operation, at, write.into_transfer(), fit.body, fit.tail);
 }
 
 fn submit(
-    object: Arc<Object>,
-    file: File,
+    operation: Operation<Object>,
     at: u64,
-    from: Transfer<'_>,
+    from: Transfer<'_, Src>,
     len: usize,
     left_out: usize,
 ) {
+    let Operation { object, file, .. } = operation;
     Count::Write.bump();
     let job = Write {
         writing: Writing::new(OfObject(object), len as u64),

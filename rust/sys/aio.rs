@@ -10,7 +10,7 @@ use super::file::File;
 use super::iov_iter::IovIter;
 use super::netfs::Termination;
 use super::to_count;
-use super::transfer::Transfer;
+use super::transfer::{Dest, Src, Transfer};
 use core::cell::UnsafeCell;
 use core::mem::{align_of, size_of, ManuallyDrop};
 use core::ops::Deref;
@@ -145,7 +145,7 @@ impl<D: Done> Drop for Reference<D> {
 ///
 /// If `takes`, all of `into` is taken, else it is left as it is; before the read begins, since it may
 /// have been told when this returns, and the iterator be gone with it.
-pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_>, takes: bool, done: D) {
+pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_, Dest>, takes: bool, done: D) {
     let len = into.len();
     submit(file, at, into, len, takes, false, done);
 }
@@ -154,14 +154,14 @@ pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_>, takes: bool
 /// The iterator is left as it is.
 ///
 /// Neither waits for memory that the netfs would have to write out: it may be what asks.
-pub(crate) fn write<D: Done>(file: File, at: u64, from: Transfer<'_>, len: usize, done: D) {
+pub(crate) fn write<D: Done>(file: File, at: u64, from: Transfer<'_, Src>, len: usize, done: D) {
     submit(file, at, from, len, false, true, done);
 }
 
-fn submit<D: Done>(
+fn submit<D: Done, W>(
     file: File,
     at: u64,
-    transfer: Transfer<'_>,
+    transfer: Transfer<'_, W>,
     len: usize,
     takes: bool,
     is_write: bool,

@@ -18,6 +18,7 @@ use kernel::error::{code::*, from_err_ptr, to_result, Error, Result};
 /// # Invariants
 ///
 /// `ptr` is valid and one reference to it is ours.
+#[repr(transparent)]
 pub(crate) struct File {
     ptr: NonNull<bindings::file>,
 }

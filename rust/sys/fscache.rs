@@ -14,7 +14,7 @@ use core::ptr::NonNull;
 use kernel::error::{from_err_ptr, to_result, Result};
 use kernel::prelude::*;
 use kernel::str::CStr;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, ArcBorrow};
 use kernel::types::{ARef, AlwaysRefCounted, Opaque};
 
 /// A data cookie: FS-Cache's record of one cached file.
@@ -108,6 +108,19 @@ impl Cookie {
     pub(crate) fn take(&self, flag: CookieFlag) -> bool {
         // SAFETY: As for `set`.
         unsafe { bindings::cfrs_test_and_clear_bit(flag as u32, self.flags()) }
+    }
+
+    /// What [`LookingUp::made`] has stored, while it is there.
+    ///
+    /// # Safety
+    ///
+    /// The caller must have access to the cookie for `'a`, and its object be an `Arc<O>`.
+    pub(super) unsafe fn object<'a, O>(&self) -> Option<ArcBorrow<'a, O>> {
+        // SAFETY: While there is access, the object is not taken away.
+        unsafe {
+            let object = (*self.0.get()).cache_priv;
+            (!object.is_null()).then(|| ArcBorrow::from_raw(object.cast_const().cast()))
+        }
     }
 
     /// A new counted reference.

@@ -9,10 +9,10 @@ use super::bindings;
 use super::file::File;
 use super::fscache::{Cookie, Invalidating, LookingUp, Resumed, VolumeCookie};
 use super::iov_iter::IovIter;
-use super::netfs::{OnHole, ReadFlags, Resources, Source, Termination, Want};
+use super::netfs::{OnHole, Operation, ReadFlags, Resources, Source, Termination, Want};
 use super::service::{Link, Service};
 use super::subrequest::{DemandRead, ReadSubrequest, WriteSubrequest};
-use super::transfer::Transfer;
+use super::transfer::{Dest, Src, Transfer};
 use core::marker::PhantomData;
 use core::ops::Range;
 use core::ptr::{null_mut, NonNull};
@@ -55,9 +55,9 @@ pub(crate) trait Backend: Sized + 'static {
     /// none. There had been so many invalidations when the operation began. May sleep.
     fn backing_file(object: ArcBorrow<'_, Self::Object>, invalidations: u32) -> Option<File>;
     /// Says where a read on demand is to get its data from, all of it, and sees to it that it is
-    /// there. `ready` waits for the object and its file.
-    fn prepare_on_demand_read<'a>(
-        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Self::Object>, File)>,
+    /// there.
+    fn prepare_on_demand_read(
+        resources: &Resources<'_, Self::Object>,
         read: &mut DemandRead<'_>,
     ) -> Source;
     /// What a read comes to for which there is no object or no file.
@@ -65,18 +65,14 @@ pub(crate) trait Backend: Sized + 'static {
     /// Reads into `into` and finishes it once, now or later. Before that, it passes over all of it, if the
     /// netfs looks.
     fn read(
-        object: ArcBorrow<'_, Self::Object>,
-        resources: &Resources<'_>,
-        file: File,
+        operation: Operation<Self::Object>,
         start: u64,
-        into: Transfer<'_>,
+        into: Transfer<'_, Dest>,
         on_hole: OnHole,
     );
     /// Says where a read is to get its data from, and shortens it to what can be had from there.
-    /// `ready` waits for the object and its file.
-    fn prepare_read<'a>(
-        cookie: &Cookie,
-        ready: impl FnOnce() -> Option<(ArcBorrow<'a, Self::Object>, File)>,
+    fn prepare_read(
+        resources: &Resources<'_, Self::Object>,
         read: &mut ReadSubrequest<'_>,
         file_size: u64,
     ) -> Source;
@@ -104,9 +100,9 @@ pub(crate) trait Backend: Sized + 'static {
         is_new: bool,
     ) -> Result<usize>;
     /// Writes all of `from` at `at` and finishes it once, now or later.
-    fn write(object: ArcBorrow<'_, Self::Object>, file: File, at: u64, from: Transfer<'_>);
+    fn write(operation: Operation<Self::Object>, at: u64, from: Transfer<'_, Src>);
     /// Writes what the cache can take of `write`, and finishes it once, now or later.
-    fn issue_write(object: ArcBorrow<'_, Self::Object>, file: File, write: WriteSubrequest<'_>);
+    fn issue_write(operation: Operation<Self::Object>, write: WriteSubrequest<'_>);
     /// The netfs has changed the size of its file.
     fn resize(object: ArcBorrow<'_, Self::Object>, file: &File, size: u64);
     /// Nothing that is cached is valid any more. If there is to be caching from now on, lets I/O go on.
@@ -119,23 +115,6 @@ pub(crate) trait Backend: Sized + 'static {
 }
 
 pub(super) struct Table<B: Backend>(PhantomData<B>);
-
-/// The object of an operation and its file, when it has both.
-///
-/// # Safety
-///
-/// The operation must not end while the result lives.
-pub(super) unsafe fn ready<'a, B: Backend>(
-    resources: &Resources<'_>,
-    want: Want,
-) -> Option<(ArcBorrow<'a, B::Object>, File)> {
-    if !resources.has_file() && !resources.wait_for(want) {
-        return None;
-    }
-    // SAFETY: The operation has access to the cookie, for as long as our caller says.
-    let object = unsafe { Table::<B>::object((*resources.as_ptr()).cache_priv.cast()) }?;
-    Some((object, resources.file()?))
-}
 
 #[expect(
     clippy::missing_safety_doc,
@@ -251,34 +230,13 @@ impl<B: Backend> Table<B> {
         }
     }
 
-    /// # Safety
-    ///
-    /// `cookie` must be a valid cookie to which the caller has access.
-    pub(super) unsafe fn object<'a>(
-        cookie: *mut bindings::fscache_cookie,
-    ) -> Option<ArcBorrow<'a, B::Object>> {
-        // SAFETY: While there is access, nobody takes the object away.
-        unsafe {
-            let private = (*cookie).cache_priv;
-            if private.is_null() {
-                return None;
-            }
-            Some(ArcBorrow::from_raw(private.cast()))
-        }
-    }
-
     unsafe extern "C" fn begin_operation(
         raw: *mut bindings::netfs_cache_resources,
         want: bindings::fscache_want_state,
     ) -> bool {
         // SAFETY: FS-Cache begins operations with access to the cookie.
-        let (resources, object) = unsafe {
-            (
-                Resources::from_raw(raw),
-                Self::object((*raw).cache_priv.cast()),
-            )
-        };
-        if resources.has_file() {
+        let resources = unsafe { Resources::<B::Object>::from_raw(raw) };
+        if resources.file().is_some() {
             return true;
         }
         // SAFETY: The resources are ours while the operation begins. FS-Cache clears the field before it
@@ -288,7 +246,8 @@ impl<B: Backend> Table<B> {
                 (*raw).ops = &Self::IO_OPS;
             }
         }
-        match object.and_then(|object| B::backing_file(object, resources.invalidations())) {
+        let invalidations = resources.invalidations();
+        match (resources.object()).and_then(|object| B::backing_file(object, invalidations)) {
             Some(file) => {
                 resources.set_file(file);
                 true
@@ -299,28 +258,31 @@ impl<B: Backend> Table<B> {
     }
 
     unsafe extern "C" fn end_operation(raw: *mut bindings::netfs_cache_resources) {
-        // SAFETY: The operation has access until the last line.
-        let resources = unsafe { Resources::from_raw(raw) };
-        drop(resources.take_file());
-        // SAFETY: The operation's access ends here, once.
-        unsafe { bindings::cfrs_end_io_access((*raw).cache_priv.cast()) }
+        // SAFETY: The operation has access until it ends here, once. The file in the resources is
+        // `set_file`'s, and given up with the field.
+        unsafe {
+            let file = core::mem::replace(&mut (*raw).cache_priv2, null_mut());
+            drop(NonNull::new(file.cast()).map(|ptr| File::from_raw(ptr)));
+            bindings::cfrs_end_io_access((*raw).cache_priv.cast());
+        }
     }
 
     unsafe extern "C" fn end_copied_read(raw: *mut bindings::netfs_cache_resources) {
-        // SAFETY: The operation has access until it is ended, in the next line but one.
-        if let Some(object) = unsafe { Self::object((*raw).cache_priv.cast()) } {
-            B::copy_over(object);
+        // SAFETY: The operation has access until it is ended, which comes after.
+        unsafe {
+            if let Some(object) = Resources::from_raw(raw).object() {
+                B::copy_over(object);
+            }
+            Self::end_operation(raw)
         }
-        // SAFETY: The caller's promises are passed on.
-        unsafe { Self::end_operation(raw) }
     }
 
     unsafe extern "C" fn end_upload(raw: *mut bindings::netfs_cache_resources) {
         // SAFETY: These are the resources of a write request, as `write_is_upload` says; the
-        // operation has access until it is ended, in the last line.
+        // operation has access until it is ended, which comes after.
         unsafe {
             if bindings::cfrs_upload_failed(raw) {
-                if let Some(object) = Self::object((*raw).cache_priv.cast()) {
+                if let Some(object) = Resources::from_raw(raw).object() {
                     B::upload_failed(object);
                 }
             }
@@ -341,7 +303,7 @@ impl<B: Backend> Table<B> {
             if ends == Some(Self::end_copied_read as usize) {
                 return;
             }
-            if let Some(object) = Self::object((*raw).cache_priv.cast()) {
+            if let Some(object) = Resources::from_raw(raw).object() {
                 B::copy_begins(object);
                 (*raw).ops = &Self::COPY_OPS;
             }
@@ -368,22 +330,24 @@ impl<B: Backend> Table<B> {
         inode: bindings::ino_t,
     ) -> bindings::netfs_io_source {
         // SAFETY: The operation has begun; `len` and `flags` are the caller's for this call.
-        let (resources, len, flags) =
-            unsafe { (Resources::from_raw(raw), *len, ReadFlags::from_raw(flags)) };
+        let (resources, len, flags) = unsafe {
+            (
+                Resources::<B::Object>::from_raw(raw),
+                *len,
+                ReadFlags::from_raw(flags),
+            )
+        };
         let on_demand = flags.is_on_demand();
-        // SAFETY: The same operation, which goes on until long after this call.
-        let ready = || unsafe { ready::<B>(&Resources::from_raw(raw), Want::Read) };
         let source = match (start.try_into(), i_size.try_into()) {
             (Ok(start), Ok(file_size)) => {
                 let mut read = DemandRead {
-                    resources,
                     start,
                     len,
                     flags,
                     inode: inode as u64,
                     file_size,
                 };
-                B::prepare_on_demand_read(ready, &mut read)
+                B::prepare_on_demand_read(&resources, &mut read)
             }
             _ => Source::Server,
         };
@@ -405,7 +369,7 @@ impl<B: Backend> Table<B> {
     ) -> i32 {
         // SAFETY: The iterator is the caller's for this call; the function is the netfs's, to be
         // called once, until when it holds the memory.
-        let mut into = unsafe {
+        let mut into: Transfer<'_, Dest> = unsafe {
             Transfer::new(
                 IovIter::from_raw(iter),
                 Termination::from_raw(func, private),
@@ -424,30 +388,23 @@ impl<B: Backend> Table<B> {
         func: bindings::netfs_io_terminated_t,
         private: *mut kernel::ffi::c_void,
     ) -> i32 {
-        // SAFETY: The operation has begun; the iterator is the caller's for this call; the
-        // function is the netfs's, to be called once, until when it holds the memory.
+        // SAFETY: The operation has begun, and ends after the termination at the earliest, which is
+        // called last; the iterator is the caller's for this call; the function is the netfs's, to be
+        // called once, until when it holds the memory.
         let (resources, mut into) = unsafe {
             let told = Termination::from_raw(func, private);
             (
-                Resources::from_raw(raw),
+                Resources::<B::Object>::from_raw(raw),
                 Transfer::new(IovIter::from_raw(iter), told),
             )
         };
-        let ready = resources.wait_for(Want::Read);
-        // SAFETY: The operation has access to the cookie.
-        let object = unsafe { Self::object((*resources.as_ptr()).cache_priv.cast()) };
-        match (object, resources.file(), u64::try_from(start)) {
-            (Some(object), Some(file), Ok(start)) if ready => B::read(
-                object,
-                &resources,
-                file,
-                start,
-                into,
-                OnHole::from_raw(on_hole),
-            ),
-            (object, _, _) => {
+        match u64::try_from(start).map(|start| (resources.operation(Want::Read), start)) {
+            Ok((Some(operation), start)) => {
+                B::read(operation, start, into, OnHole::from_raw(on_hole));
+            }
+            _ => {
                 into.take_all();
-                into.finish(B::read_refused(object));
+                into.finish(B::read_refused(resources.object()));
             }
         }
         // The completion has the result, or will have it. An error here as well would make a
@@ -460,22 +417,19 @@ impl<B: Backend> Table<B> {
         new_size: bindings::loff_t,
     ) {
         // SAFETY: FS-Cache has begun an operation for this call, which has access to the cookie.
-        let (resources, object) = unsafe {
-            (
-                Resources::from_raw(raw),
-                Self::object((*raw).cache_priv.cast()),
-            )
-        };
-        if let (Some(object), Some(file), Ok(size)) =
-            (object, resources.file(), u64::try_from(new_size))
-        {
-            B::resize(object, &file, size);
+        let resources = unsafe { Resources::<B::Object>::from_raw(raw) };
+        if let (Some(object), Some(file), Ok(size)) = (
+            resources.object(),
+            resources.file(),
+            u64::try_from(new_size),
+        ) {
+            B::resize(object, file, size);
         }
     }
 
     unsafe extern "C" fn invalidate_cookie(raw: *mut bindings::fscache_cookie) -> bool {
         // SAFETY: FS-Cache holds an access to the cookie for this.
-        match unsafe { Self::object(raw) } {
+        match unsafe { Cookie::from_raw(raw).object() } {
             // SAFETY: FS-Cache's worker has called for it, and waits for the result.
             Some(object) => B::invalidate(object, unsafe { Invalidating::from_raw(raw) }).is_some(),
             None => false,
@@ -484,7 +438,7 @@ impl<B: Backend> Table<B> {
 
     unsafe extern "C" fn prepare_to_write(raw: *mut bindings::fscache_cookie) {
         // SAFETY: Called by FS-Cache's worker, which is the one to withdraw the object.
-        if let Some(object) = unsafe { Self::object(raw) } {
+        if let Some(object) = unsafe { Cookie::from_raw(raw).object() } {
             B::prepare_to_write(object);
         }
     }

@@ -73,8 +73,8 @@ impl IovIter<'_> {
         unsafe { bindings::cfrs_iov_iter_extend(self.ptr, bytes) }
     }
 
-    /// Fills the next `bytes` with zeros.
-    pub(crate) fn zero(&mut self, bytes: usize) {
+    /// Fills the next `bytes`, which must be memory to read into, with zeros.
+    pub(super) fn zero(&mut self, bytes: usize) {
         // SAFETY: The iterator is valid and ours; the function stops at its end.
         unsafe { bindings::iov_iter_zero(bytes, self.ptr) };
     }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the netfs library hands over for an I/O operation: resources and a completion.
+//! What the netfs library hands over for an I/O operation: resources and a completion. What of them
+//! outlasts a call is an [`Operation`].
 
 use super::bindings;
 use super::file::File;
 use super::fscache::Cookie;
 use core::marker::PhantomData;
-use core::ptr::{null_mut, NonNull};
+use core::ptr::addr_of;
 use kernel::error::{code::*, Result};
+use kernel::sync::{Arc, ArcBorrow};
 
 /// Where a netfs is to take the data of a read from (`enum netfs_io_source`).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,25 +138,37 @@ impl ReadFlags<'_> {
     }
 }
 
-/// The resources of one operation, which holds an access to its cookie.
+/// The resources of an operation of the netfs's, for the time of one call.
 ///
 /// # Invariants
 ///
-/// `raw` is valid, for `'a`, and the operation has access to the cookie: it is not withdrawn.
-pub(crate) struct Resources<'a> {
+/// `raw` is valid, for `'a`. The operation has access to the cookie, so that its object, an `Arc<O>`, is
+/// not withdrawn. Its file, once it has one, stays: `cache_priv2` is null or a [`File`]'s pointer.
+pub(crate) struct Resources<'a, O> {
     raw: *mut bindings::netfs_cache_resources,
-    _op: PhantomData<&'a ()>,
+    _call: PhantomData<&'a O>,
 }
 
-impl Resources<'_> {
+/// What an I/O is done on, which may outlast the netfs's operation.
+pub(crate) struct Operation<O> {
+    /// The object.
+    pub(crate) object: Arc<O>,
+    /// Its file.
+    pub(crate) file: File,
+    /// How many invalidations of the cookie there had been when the operation began.
+    pub(crate) invalidations: u32,
+}
+
+impl<O> Resources<'_, O> {
     /// # Safety
     ///
-    /// `raw` must be the resources of an operation that has begun and not ended.
+    /// `raw` must be the resources of an operation that has begun on a cookie whose object is an
+    /// `Arc<O>`, and does not end while the result lives.
     pub(super) unsafe fn from_raw(raw: *mut bindings::netfs_cache_resources) -> Self {
         // INVARIANT: The caller promises it.
         Resources {
             raw,
-            _op: PhantomData,
+            _call: PhantomData,
         }
     }
 
@@ -162,54 +176,64 @@ impl Resources<'_> {
         self.raw
     }
 
-    /// The backing file that the operation works on.
-    pub(crate) fn file(&self) -> Option<File> {
-        // SAFETY: `set_file` stored a counted reference there, which stays until the end.
-        unsafe {
-            let ptr = NonNull::new((*self.raw).cache_priv2.cast())?;
-            bindings::cfrs_get_file(ptr.as_ptr());
-            Some(File::from_raw(ptr))
-        }
-    }
-
-    /// Whether a backing file is set.
-    pub(crate) fn has_file(&self) -> bool {
-        // SAFETY: Valid by the type invariant.
-        unsafe { !(*self.raw).cache_priv2.is_null() }
-    }
-
-    /// Gives the operation the backing file it works on.
-    pub(super) fn set_file(&self, file: File) {
-        debug_assert!(!self.has_file());
-        // SAFETY: Valid by the type invariant; an operation belongs to one task when it begins.
-        unsafe { (*self.raw).cache_priv2 = file.into_raw().as_ptr().cast() }
-    }
-
-    /// Takes the backing file away at the end.
-    pub(super) fn take_file(&self) -> Option<File> {
-        // SAFETY: Valid by the type invariant; the reference stored there passes to us.
-        unsafe {
-            let raw = core::mem::replace(&mut (*self.raw).cache_priv2, null_mut());
-            NonNull::new(raw.cast()).map(|ptr| File::from_raw(ptr))
-        }
-    }
-
-    /// How many invalidations of the cookie there had been when the operation began.
-    pub(crate) fn invalidations(&self) -> u32 {
-        // SAFETY: Valid by the type invariant.
-        unsafe { (*self.raw).inval_counter }
-    }
-
     /// The cookie.
-    pub(super) fn cookie(&self) -> &Cookie {
+    pub(crate) fn cookie(&self) -> &Cookie {
         // SAFETY: The operation's access keeps the cookie.
         unsafe { Cookie::from_raw((*self.raw).cache_priv.cast()) }
     }
 
-    /// Waits until the cookie is in that state, with a backing file; false if it never will be.
-    pub(crate) fn wait_for(&self, want: Want) -> bool {
+    /// The cookie's object, once there is one.
+    pub(super) fn object(&self) -> Option<ArcBorrow<'_, O>> {
+        // SAFETY: The operation's access keeps the object.
+        unsafe { self.cookie().object() }
+    }
+
+    /// The file that the operation works on, once there is one.
+    pub(crate) fn file(&self) -> Option<&File> {
+        // SAFETY: By the type invariant the field is as an `Option<File>`, which is a pointer or null.
+        unsafe { (*addr_of!((*self.raw).cache_priv2).cast::<Option<File>>()).as_ref() }
+    }
+
+    /// Gives the operation, which has begun and is this task's, the file it works on.
+    pub(super) fn set_file(&self, file: File) {
+        debug_assert!(self.file().is_none());
+        // SAFETY: Valid by the type invariant; the field is null.
+        unsafe { (*self.raw).cache_priv2 = file.into_raw().as_ptr().cast() }
+    }
+
+    /// How many invalidations of the cookie there had been when the operation began.
+    pub(super) fn invalidations(&self) -> u32 {
+        // SAFETY: Valid by the type invariant.
+        unsafe { (*self.raw).inval_counter }
+    }
+
+    /// Waits until the cookie is in that state, with a file; false if it never will be.
+    pub(super) fn wait_for(&self, want: Want) -> bool {
         // SAFETY: Valid by the type invariant, and the operation may sleep here.
         unsafe { bindings::fscache_wait_for_operation(self.raw, want.into_raw()) }
+    }
+
+    /// Waits for object and file, unless they are there; `None` if they never will be.
+    #[inline]
+    pub(crate) fn ready(&self, want: Want) -> Option<(ArcBorrow<'_, O>, &File)> {
+        if self.file().is_none() && !self.wait_for(want) {
+            return None;
+        }
+        Some((self.object()?, self.file()?))
+    }
+
+    /// What an I/O is to be done on now; `None` if the cookie is out of service.
+    #[inline]
+    pub(super) fn operation(&self, want: Want) -> Option<Operation<O>> {
+        if !self.wait_for(want) {
+            return None;
+        }
+        let (object, file) = (self.object()?, self.file()?);
+        Some(Operation {
+            object: object.into(),
+            file: file.clone(),
+            invalidations: self.invalidations(),
+        })
     }
 }
 

@@ -5,11 +5,11 @@
 
 use super::bindings;
 use super::errno::ENOBUFS;
-use super::fscache_ops::{ready, Backend, Table};
+use super::fscache_ops::{Backend, Table};
 use super::iov_iter::IovIter;
 use super::netfs::{Resources, Source, Termination, Want};
 use super::subrequest::{ReadSubrequest, WriteSubrequest};
-use super::transfer::Transfer;
+use super::transfer::{Src, Transfer};
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use kernel::error::Result;
@@ -29,14 +29,8 @@ impl<B: Backend> Table<B> {
         // SAFETY: The library prepares a subrequest of an operation that has begun, alone.
         let mut read = unsafe { ReadSubrequest::from_raw(subreq) };
         // SAFETY: The subrequest is the library's, which does not end the operation meanwhile.
-        let resources = unsafe { Resources::from_raw(read.resources().as_ptr()) };
-        let source = B::prepare_read(
-            resources.cookie(),
-            // SAFETY: The operation goes on until long after this call.
-            || unsafe { ready::<B>(&resources, Want::Read) },
-            &mut read,
-            i_size,
-        );
+        let resources = unsafe { Resources::<B::Object>::from_raw(read.resources()) };
+        let source = B::prepare_read(&resources, &mut read, i_size);
         if source == Source::Server && read.flags().is_copied_to_cache() {
             // SAFETY: A read, which is prepared by our caller alone.
             unsafe { Table::<B>::read_is_copied(resources.as_ptr()) }
@@ -54,13 +48,11 @@ impl<B: Backend> Table<B> {
     ) -> i32 {
         let found = || -> Result<(i64, usize)> {
             // SAFETY: The operation has begun and does not end during this call.
-            let (object, file) = unsafe {
-                let resources = Resources::from_raw(raw);
-                ready::<B>(&resources, Want::Read).ok_or(ENOBUFS)?
-            };
+            let resources = unsafe { Resources::<B::Object>::from_raw(raw) };
+            let (object, file) = resources.ready(Want::Read).ok_or(ENOBUFS)?;
             let start = u64::try_from(start)?;
             let range = start..start.saturating_add(len as u64);
-            let data = B::query_occupancy(object, &file, range, granularity as u64)?;
+            let data = B::query_occupancy(object, file, range, granularity as u64)?;
             Ok((data.start.try_into()?, (data.end - data.start).try_into()?))
         };
         let (ret, at, len) = match found() {
@@ -85,14 +77,13 @@ impl<B: Backend> Table<B> {
     ) -> i32 {
         // SAFETY: The operation has begun and does not end during this call; the numbers are the
         // caller's.
-        let (ready, start, len) = unsafe {
-            let resources = Resources::from_raw(raw);
-            (ready::<B>(&resources, Want::Write), *start, &mut *len)
-        };
-        let (Some((object, file)), Ok(at)) = (ready, u64::try_from(start)) else {
+        let (resources, start, len) =
+            unsafe { (Resources::<B::Object>::from_raw(raw), *start, &mut *len) };
+        let (Some((object, file)), Ok(at)) = (resources.ready(Want::Write), u64::try_from(start))
+        else {
             return ENOBUFS.to_errno();
         };
-        match B::prepare_write(object, &file, at, *len, upper_len, no_space_allocated_yet) {
+        match B::prepare_write(object, file, at, *len, upper_len, no_space_allocated_yet) {
             Ok(whole) => {
                 *len = whole;
                 0
@@ -114,16 +105,13 @@ impl<B: Backend> Table<B> {
         let (resources, from) = unsafe {
             let told = Termination::from_raw(func, private);
             (
-                Resources::from_raw(raw),
-                Transfer::new(IovIter::from_raw(iter), told),
+                Resources::<B::Object>::from_raw(raw),
+                Transfer::<Src>::new(IovIter::from_raw(iter), told),
             )
         };
-        let able = resources.wait_for(Want::Write);
-        // SAFETY: As above.
-        let ready = unsafe { ready::<B>(&resources, Want::Write) };
-        match (ready, u64::try_from(start)) {
-            (Some((object, file)), Ok(at)) if able => {
-                B::write(object, file, at, from);
+        match u64::try_from(start).map(|at| (resources.operation(Want::Write), at)) {
+            Ok((Some(operation), at)) => {
+                B::write(operation, at, from);
                 // The completion has the result, or will have it.
                 0
             }
@@ -140,9 +128,9 @@ impl<B: Backend> Table<B> {
         // SAFETY: The subrequest is being prepared by our caller, alone, and its operation, which is
         // the library's, has begun.
         unsafe {
-            let resources = Resources::from_raw(bindings::cfrs_begin_write(subreq));
+            let resources = Resources::<B::Object>::from_raw(bindings::cfrs_begin_write(subreq));
             Table::<B>::write_is_upload(resources.as_ptr());
-            if !resources.has_file() && !resources.wait_for(Want::Write) {
+            if resources.file().is_none() && !resources.wait_for(Want::Write) {
                 bindings::cfrs_refuse_prepare_write(subreq);
             }
         }
@@ -155,12 +143,11 @@ impl<B: Backend> Table<B> {
         let mut parts = MaybeUninit::uninit();
         // SAFETY: The subrequest is ours to finish, and its operation goes on until then.
         let write = unsafe { WriteSubrequest::from_raw(subreq, &mut parts) };
-        let able = write.resources().wait_for(Want::Write);
-        // SAFETY: The object is not used after the subrequest is finished but through references
-        // of its own.
-        match unsafe { ready::<B>(&write.resources(), Want::Write) } {
-            Some((object, file)) if able => B::issue_write(object, file, write),
-            _ => write.finish(Err(ENOBUFS)),
+        // SAFETY: As above; the resources are not used any more when the subrequest is finished.
+        let resources = unsafe { Resources::<B::Object>::from_raw(write.resources()) };
+        match resources.operation(Want::Write) {
+            Some(operation) => B::issue_write(operation, write),
+            None => write.finish(Err(ENOBUFS)),
         }
     }
 }

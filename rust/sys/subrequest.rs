@@ -3,11 +3,9 @@
 //! Subrequests of the netfs library: one part of an I/O that concerns the cache.
 
 use super::bindings;
-use super::file::File;
-use super::fscache::Cookie;
 use super::iov_iter::IovIter;
-use super::netfs::{ReadFlags, Resources, Termination};
-use super::transfer::Transfer;
+use super::netfs::{ReadFlags, Termination};
+use super::transfer::{Src, Transfer};
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
@@ -39,14 +37,8 @@ impl ReadSubrequest<'_> {
         }
     }
 
-    pub(super) fn resources(&self) -> Resources<'_> {
-        // SAFETY: The operation has begun and does not end while the subrequest is prepared.
-        unsafe { Resources::from_raw(self.parts.resources) }
-    }
-
-    /// The cache's file, if the operation has one already.
-    pub(crate) fn file(&self) -> Option<File> {
-        self.resources().file()
+    pub(super) fn resources(&self) -> *mut bindings::netfs_cache_resources {
+        self.parts.resources
     }
 
     /// Where it starts.
@@ -60,10 +52,10 @@ impl ReadSubrequest<'_> {
         unsafe { *self.parts.len }
     }
 
-    /// Makes it shorter.
+    /// Makes it shorter, if that is shorter.
     pub(crate) fn shorten(&mut self, len: usize) {
-        debug_assert!(len > 0 && len <= self.len());
-        // SAFETY: Valid and ours by the type invariant.
+        let len = len.min(self.len());
+        // SAFETY: Valid and ours by the type invariant. The memory goes on for as long as before.
         unsafe { *self.parts.len = len }
     }
 
@@ -92,8 +84,6 @@ impl ReadSubrequest<'_> {
 /// A read on demand that is being prepared: what of a netfs's file, which is asked for by place and
 /// length alone.
 pub(crate) struct DemandRead<'a> {
-    /// The operation.
-    pub(super) resources: Resources<'a>,
     /// Where it starts.
     pub(crate) start: u64,
     /// Bytes that are wanted; all or nothing is served.
@@ -104,18 +94,6 @@ pub(crate) struct DemandRead<'a> {
     pub(crate) inode: u64,
     /// The size of the netfs's file.
     pub(crate) file_size: u64,
-}
-
-impl DemandRead<'_> {
-    /// Whose file it is.
-    pub(crate) fn cookie(&self) -> &Cookie {
-        self.resources.cookie()
-    }
-
-    /// The cache's file, if the operation has one already.
-    pub(crate) fn file(&self) -> Option<File> {
-        self.resources.file()
-    }
 }
 
 /// A write to the cache that has been handed to us: to be finished, once, on every path. Dropping
@@ -156,9 +134,8 @@ impl<'a> WriteSubrequest<'a> {
         WriteSubrequest { parts, done }
     }
 
-    pub(super) fn resources(&self) -> Resources<'_> {
-        // SAFETY: The operation does not end before the subrequest is finished.
-        unsafe { Resources::from_raw(self.parts.resources) }
+    pub(super) fn resources(&self) -> *mut bindings::netfs_cache_resources {
+        self.parts.resources
     }
 
     fn transferred(&self) -> usize {
@@ -224,7 +201,7 @@ impl<'a> WriteSubrequest<'a> {
     }
 
     /// What is to be written, and whom to tell.
-    pub(crate) fn into_transfer(self) -> Transfer<'a> {
+    pub(crate) fn into_transfer(self) -> Transfer<'a, Src> {
         // SAFETY: Valid and ours by the type invariant, until the termination is finished, as is what the
         // iterator describes.
         unsafe { Transfer::new(IovIter::from_raw(self.parts.iter), self.done) }

@@ -7,25 +7,36 @@
 
 use super::iov_iter::IovIter;
 use super::netfs::Termination;
+use core::marker::PhantomData;
 use kernel::error::Result;
+
+/// Memory that is written to (`ITER_DEST`).
+pub(crate) enum Dest {}
+/// Memory that is read from (`ITER_SOURCE`).
+pub(crate) enum Src {}
 
 /// Bytes of a netfs's, and its function to be called once. Dropping it reports `EIO`.
 ///
 /// # Invariants
 ///
-/// The memory that `iter` describes stays until `told` is finished.
-pub(crate) struct Transfer<'a> {
+/// The memory that `iter` describes stays until `told` is finished, and is as `D` says.
+pub(crate) struct Transfer<'a, D> {
     iter: IovIter<'a>,
     told: Termination,
+    _direction: PhantomData<D>,
 }
 
-impl<'a> Transfer<'a> {
+impl<'a, D> Transfer<'a, D> {
     /// # Safety
     ///
-    /// The memory that `iter` describes must stay until `told` is finished.
+    /// The memory that `iter` describes must stay until `told` is finished, and be as `D` says.
     pub(super) unsafe fn new(iter: IovIter<'a>, told: Termination) -> Self {
         // INVARIANT: The caller promises it.
-        Transfer { iter, told }
+        Transfer {
+            iter,
+            told,
+            _direction: PhantomData,
+        }
     }
 
     /// Bytes that are left.
@@ -33,6 +44,18 @@ impl<'a> Transfer<'a> {
         self.iter.count()
     }
 
+    /// Says that it is over.
+    pub(crate) fn finish(self, result: Result<usize>) {
+        self.told.finish(result, false)
+    }
+
+    /// For who begins it.
+    pub(super) fn into_parts(self) -> (IovIter<'a>, Termination) {
+        (self.iter, self.told)
+    }
+}
+
+impl Transfer<'_, Dest> {
     /// Fills the next `bytes` with zeros.
     pub(crate) fn zero(&mut self, bytes: usize) {
         self.iter.zero(bytes)
@@ -41,15 +64,5 @@ impl<'a> Transfer<'a> {
     /// Passes over all that is left.
     pub(crate) fn take_all(&mut self) {
         self.iter.advance(usize::MAX)
-    }
-
-    /// Says that it is over.
-    pub(crate) fn finish(self, result: Result<usize>) {
-        self.told.finish(result, false)
-    }
-
-    /// What somebody needs who begins it.
-    pub(super) fn into_parts(self) -> (IovIter<'a>, Termination) {
-        (self.iter, self.told)
     }
 }
