@@ -4,7 +4,7 @@
 
 use super::disk::{Disk, Need};
 use super::inject;
-use crate::sys::dentry::{Dentry, Dir, Entry, LockedDir, Moved, Occupied};
+use crate::sys::dentry::{Dentry, Dir, Entry, LockedDir, Occupied, Refusal};
 use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::trace::{self, Killed, Where};
@@ -107,13 +107,13 @@ pub(crate) fn bury(
         let name = grave_name(disk)?;
         let moved = match inject::read() {
             Ok(()) => dir.move_away(victim, graveyard.dir(), name.as_bytes()),
-            Err(error) => Err(crate::sys::refusal::Refusal {
+            Err(error) => Err(Refusal {
                 error,
                 why: kernel::c_str!("an error was injected"),
             }),
         };
         match moved {
-            Ok(Moved::Done | Moved::Gone) => return Ok(()),
+            Ok(()) => return Ok(()),
             Err(failed) if failed.error == EEXIST => continue,
             Err(failed) if failed.error == ENOMEM => return Err(ENOMEM),
             Err(failed) => {

@@ -57,7 +57,7 @@ impl Cred {
 
     /// Makes the current task act under these credentials until the guard is dropped.
     pub(crate) fn assume(&self) -> Assumed<'_> {
-        // SAFETY: `self` outlives the guard, which puts the old credentials back.
+        // SAFETY: The task gets a reference to them of its own, and the guard its reference to the old.
         let old = unsafe { bindings::cfrs_override_creds(self.ptr.as_ptr()) };
         Assumed {
             old,
@@ -87,7 +87,8 @@ pub(crate) struct Assumed<'a> {
 
 impl Drop for Assumed<'_> {
     fn drop(&mut self) {
-        // SAFETY: `old` came from `override_creds` in this task, and guards nest.
+        // SAFETY: The guard's reference becomes the task's again; the one that the task has is put. So
+        // the counts are right even if guards are not dropped in turn.
         unsafe { bindings::cfrs_revert_creds(self.old) }
     }
 }

@@ -11,12 +11,12 @@ use super::errno::ESTALE;
 use super::file::File;
 use super::inode::Inode;
 use super::mount::{Mount, WriteAccess};
-use super::refusal::Refusal;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::{null, NonNull};
 use kernel::error::{code::*, from_err_ptr, to_result, Error, Result};
 use kernel::ffi::c_char;
+use kernel::str::CStr;
 
 /// A counted reference to a positive dentry and to a mount of its file system (`struct path`): the
 /// file system is not unmounted before the dentry is put.
@@ -44,12 +44,13 @@ unsafe impl Sync for Dentry {}
 #[repr(transparent)]
 pub(crate) struct Dir(Dentry);
 
-/// What became of a directory that was to be moved away.
-pub(crate) enum Moved {
-    /// It has the new name now.
-    Done,
-    /// It was no longer where it had been looked up.
-    Gone,
+/// An error that says what was being done: an errno alone does not tell the admin which of a dozen
+/// things a file system lacks.
+pub(crate) struct Refusal {
+    /// What the kernel said.
+    pub(crate) error: Error,
+    /// What was being done or is missing, as a clause; may be empty.
+    pub(crate) why: &'static CStr,
 }
 
 impl Dentry {
@@ -119,13 +120,16 @@ impl Deref for Dir {
 }
 
 /// Calls a shim that leaves a clause that says why it fails.
-fn explained(shim: impl FnOnce(*mut *const c_char) -> i32) -> Result<i32, Refusal> {
+fn explained(shim: impl FnOnce(*mut *const c_char) -> i32) -> Result<(), Refusal> {
     let mut why = null();
-    match shim(&mut why) {
-        ret if ret >= 0 => Ok(ret),
-        // SAFETY: Our callers' shims store a pointer to a string literal, or leave null.
-        ret => Err(unsafe { Refusal::from_shim(Error::from_errno(ret), why) }),
-    }
+    to_result(shim(&mut why)).map_err(|error| Refusal {
+        error,
+        why: match why.is_null() {
+            true => kernel::c_str!(""),
+            // SAFETY: What our callers' shims leave is a string literal: it ends in NUL and stays.
+            false => unsafe { CStr::from_char_ptr(why.cast()) },
+        },
+    })
 }
 
 impl Dir {
@@ -163,19 +167,14 @@ impl Dir {
         })
     }
 
-    /// Moves the directory `victim` from here to the name `name` in `to`. Neither may be locked by
-    /// this task.
-    pub(crate) fn move_away(
-        &self,
-        victim: &Dentry,
-        to: &Dir,
-        name: &[u8],
-    ) -> Result<Moved, Refusal> {
+    /// Moves the directory `victim` from here to the name `name` in `to`, unless it has left this
+    /// directory already. Neither may be locked by this task.
+    pub(crate) fn move_away(&self, victim: &Dentry, to: &Dir, name: &[u8]) -> Result<(), Refusal> {
         // CAST: Cut to what fits, which is more than any file system takes.
         let len = name.len().min(i32::MAX as usize) as i32;
         // SAFETY: Both are directories and `victim` is positive by their types; `name` is readable for
         // `len` bytes; the shim takes the locks it needs, and refuses another file system.
-        let moved = explained(|why| unsafe {
+        explained(|why| unsafe {
             bindings::cfrs_rename_to(
                 self.mount().as_ptr(),
                 self.as_ptr(),
@@ -185,10 +184,6 @@ impl Dir {
                 len,
                 why,
             )
-        })?;
-        Ok(match moved {
-            0 => Moved::Done,
-            _ => Moved::Gone,
         })
     }
 
@@ -196,7 +191,7 @@ impl Dir {
     /// so.
     pub(crate) fn check_create(&self) -> Result<(), Refusal> {
         // SAFETY: A directory, with an inode, by the type invariant.
-        explained(|why| unsafe { bindings::cfrs_check_create(self.as_ptr(), why) }).map(|_| ())
+        explained(|why| unsafe { bindings::cfrs_check_create(self.as_ptr(), why) })
     }
 
     /// Whether the file system under this directory can hold a cache; if not, why.
@@ -206,7 +201,7 @@ impl Dir {
             dentry: self.as_ptr(),
         };
         // SAFETY: Both halves of the path are counted, and the dentry is positive.
-        explained(|why| unsafe { bindings::cfrs_backing_fs_error(&path, why) }).map(|_| ())
+        explained(|why| unsafe { bindings::cfrs_backing_fs_error(&path, why) })
     }
 }
 

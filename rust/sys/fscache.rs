@@ -188,8 +188,8 @@ impl Cookie {
 
     /// Whether the netfs wants the cache to tell the size.
     pub(crate) fn wants_size(&self) -> bool {
-        // SAFETY: The cookie is valid.
-        unsafe { bindings::cfrs_cookie_wants_size(self.0.get()) }
+        // SAFETY: Never changes.
+        unsafe { (*self.0.get()).advice & bindings::FSCACHE_ADV_WANT_CACHE_SIZE as u8 != 0 }
     }
 
     /// How many invalidations there were.

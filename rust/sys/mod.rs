@@ -26,7 +26,6 @@ pub(crate) mod mount;
 pub(crate) mod netfs;
 mod netfs_ops;
 pub(crate) mod poll;
-pub(crate) mod refusal;
 pub(crate) mod rwsem;
 pub(crate) mod service;
 pub(crate) mod subrequest;

@@ -19,24 +19,13 @@ unsafe impl Send for RwSem {}
 // SAFETY: As above.
 unsafe impl Sync for RwSem {}
 
-/// A share of the lock; given back when dropped, by the task that took it.
+/// The lock, `ALONE` or shared; given back when dropped, by the task that took it.
 ///
 /// # Invariants
 ///
-/// The current task holds a share of `lock` for this.
-#[must_use = "the share is given back at once when unused"]
-pub(crate) struct Shared<'a> {
-    lock: &'a RwSem,
-    _task: PhantomData<*mut ()>,
-}
-
-/// The whole lock; given back when dropped, by the task that took it.
-///
-/// # Invariants
-///
-/// The current task holds `lock` alone.
+/// The current task holds it so.
 #[must_use = "the lock is given back at once when unused"]
-pub(crate) struct Alone<'a> {
+pub(crate) struct Held<'a, const ALONE: bool> {
     lock: &'a RwSem,
     _task: PhantomData<*mut ()>,
 }
@@ -57,38 +46,35 @@ impl RwSem {
     }
 
     /// Takes a share. Not while this task has one, or all of it.
-    pub(crate) fn share(&self) -> Shared<'_> {
+    pub(crate) fn share(&self) -> Held<'_, false> {
         // SAFETY: `inner` was initialised by `new`, and our callers may sleep.
         unsafe { bindings::down_read(self.inner.get()) };
         // INVARIANT: The share was just taken.
-        Shared {
+        Held {
             lock: self,
             _task: PhantomData,
         }
     }
 
     /// Takes all of it. Not while this task has a share, or all of it.
-    pub(crate) fn alone(&self) -> Alone<'_> {
+    pub(crate) fn alone(&self) -> Held<'_, true> {
         // SAFETY: `inner` was initialised by `new`, and our callers may sleep.
         unsafe { bindings::down_write(self.inner.get()) };
         // INVARIANT: The lock was just taken.
-        Alone {
+        Held {
             lock: self,
             _task: PhantomData,
         }
     }
 }
 
-impl Drop for Shared<'_> {
+impl<const ALONE: bool> Drop for Held<'_, ALONE> {
     fn drop(&mut self) {
-        // SAFETY: The share is this task's by the type invariant.
-        unsafe { bindings::up_read(self.lock.inner.get()) }
-    }
-}
-
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        // SAFETY: The lock is this task's by the type invariant.
-        unsafe { bindings::up_write(self.lock.inner.get()) }
+        let lock = self.lock.inner.get();
+        // SAFETY: This task holds the lock so by the type invariant.
+        match ALONE {
+            true => unsafe { bindings::up_write(lock) },
+            false => unsafe { bindings::up_read(lock) },
+        }
     }
 }

@@ -262,16 +262,6 @@ void *cfrs_cookie_key(struct fscache_cookie *cookie)
 	return fscache_get_key(cookie);
 }
 
-void *cfrs_cookie_aux(struct fscache_cookie *cookie)
-{
-	return fscache_get_aux(cookie);
-}
-
-bool cfrs_cookie_wants_size(const struct fscache_cookie *cookie)
-{
-	return cookie->advice & FSCACHE_ADV_WANT_CACHE_SIZE;
-}
-
 void cfrs_count_object(struct fscache_cache *cache)
 {
 	fscache_count_object(cache);

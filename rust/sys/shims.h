@@ -135,7 +135,7 @@ ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos);
 /* Memory for one I/O under way. */
 #define CFRS_IO_SIZE 192
 struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
-			    void (*complete)(struct kiocb *, long));
+			    void (*complete)(struct kiocb *iocb, long ret));
 void cfrs_free_io(struct kiocb *io);
 ssize_t cfrs_submit_io(struct kiocb *iocb, struct iov_iter *iter);
 void cfrs_io_queued_over(struct kiocb *iocb);
@@ -148,8 +148,6 @@ size_t cfrs_copy_from_iter(void *to, size_t len, struct iov_iter *iter);
 
 /* fscache */
 void *cfrs_cookie_key(struct fscache_cookie *cookie);
-void *cfrs_cookie_aux(struct fscache_cookie *cookie);
-bool cfrs_cookie_wants_size(const struct fscache_cookie *cookie);
 void cfrs_count_object(struct fscache_cache *cache);
 void cfrs_uncount_object(struct fscache_cache *cache);
 void cfrs_wait_for_objects(struct fscache_cache *cache);

@@ -161,7 +161,7 @@ int cfrs_link(struct dentry *old, struct dentry *dir, struct dentry *new_entry)
 
 /*
  * Move @victim out of @from_dir to the name @name in @to_dir.  Neither
- * directory may be locked.  Returns 1 if @victim was no longer in @from_dir,
+ * directory may be locked.  Does nothing if @victim is no longer in @from_dir.
  * -EEXIST if the name is taken; with any other error @why is a sentence.
  */
 int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
@@ -190,10 +190,9 @@ int cfrs_rename_to(struct vfsmount *mnt, struct dentry *from_dir,
 		goto drop_write;
 	}
 
-	if (victim->d_parent != from_dir || IS_DEADDIR(d_inode(victim))) {
-		ret = 1;
+	ret = 0;
+	if (victim->d_parent != from_dir || IS_DEADDIR(d_inode(victim)))
 		goto unlock;
-	}
 
 	ret = -EIO;
 	if (trap == victim) {
