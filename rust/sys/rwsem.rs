@@ -72,9 +72,11 @@ impl<const ALONE: bool> Drop for Held<'_, ALONE> {
     fn drop(&mut self) {
         let lock = self.lock.inner.get();
         // SAFETY: This task holds the lock so by the type invariant.
-        match ALONE {
-            true => unsafe { bindings::up_write(lock) },
-            false => unsafe { bindings::up_read(lock) },
+        unsafe {
+            match ALONE {
+                true => bindings::up_write(lock),
+                false => bindings::up_read(lock),
+            }
         }
     }
 }
