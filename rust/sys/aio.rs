@@ -2,8 +2,8 @@
 
 //! Asynchronous direct reads and writes of a backing file.
 //!
-//! What the iterator points to is held by whoever asked for the I/O, until he is told that it is over;
-//! this file takes references to the file only.
+//! The netfs holds what the iterator points to until it is told that the I/O is over; here only the
+//! file is counted.
 
 use super::bindings;
 use super::file::File;
@@ -18,10 +18,10 @@ use core::ptr::{addr_of_mut, NonNull};
 use core::sync::atomic::{fence, AtomicU32, Ordering};
 use kernel::error::{code::*, Result};
 
-/// What happens when an I/O is over, before whoever asked for it is told. Called exactly once, maybe from
-/// an interrupt.
+/// What happens when an I/O is over, before the netfs is told. Called exactly once, maybe from an
+/// interrupt.
 pub(crate) trait Done: Send + 'static {
-    /// Makes of `result`, the number of bytes transferred, what he is told.
+    /// Makes of `result`, the number of bytes transferred, what the netfs is told.
     fn done(self, file: &File, result: Result<usize>) -> Result<usize>;
 }
 
@@ -31,7 +31,7 @@ struct Request<D: Done> {
     iocb: UnsafeCell<bindings::kiocb>,
     // The file system's to use up; the caller's own is not touched once the I/O has begun.
     iter: UnsafeCell<bindings::iov_iter>,
-    // Taken by whoever completes the I/O, which happens once and before its reference is dropped.
+    // Taken when the I/O is completed, once, before the completion's reference is dropped.
     end: UnsafeCell<ManuallyDrop<End<D>>>,
     file: File,
     references: AtomicU32,
@@ -70,7 +70,7 @@ impl<D: Done> Reference<D> {
     );
 
     /// A new request about the first `len` bytes of `iter`, with a reference for the submitter; the
-    /// other one is for whoever is handed the kiocb. Without memory, gives what it got back.
+    /// other one is the completion's. Without memory, gives what it got back.
     fn new(
         file: File,
         pos: i64,
@@ -90,7 +90,7 @@ impl<D: Done> Reference<D> {
         };
         let raw = ptr.as_ptr();
         // Each field in its place: together they are too large to be moved for nothing.
-        // SAFETY: The memory is large enough and aligned, as `FITS` says, and nobody else's; all
+        // SAFETY: The memory is large enough and aligned, as `FITS` says, and ours alone; all
         // fields are written, the first one by the shim.
         unsafe {
             iter.copy_to(addr_of_mut!((*raw).iter).cast(), len);
@@ -143,15 +143,15 @@ impl<D: Done> Drop for Reference<D> {
 
 /// Reads at `at` into `into`, directly, and has it told when `done` has been called.
 ///
-/// If `takes`, all of `into` is taken, else it is left as it is; before the read begins, since it may
-/// have been told when this returns, and the iterator be gone with it.
+/// If `takes`, all of `into` is taken, else it is left as it is: before the read begins, since the
+/// iterator may be gone when this returns.
 pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_, Dest>, takes: bool, done: D) {
     let len = into.len();
     submit(file, at, into, len, takes, false, done);
 }
 
-/// Writes the first `len` bytes of `from` at `at`, directly, and has it told when `done` has been called.
-/// The iterator is left as it is.
+/// Writes the first `len` bytes of `from` at `at`, directly, and has it told when `done` has been
+/// called. The iterator is left as it is.
 ///
 /// Neither waits for memory that the netfs would have to write out: it may be what asks.
 pub(crate) fn write<D: Done>(file: File, at: u64, from: Transfer<'_, Src>, len: usize, done: D) {
@@ -210,8 +210,8 @@ unsafe extern "C" fn completed<D: Done>(iocb: *mut bindings::kiocb, ret: kernel:
 
 /// `request` is the completion's reference.
 fn finish<D: Done>(request: Reference<D>, ret: isize, was_async: bool) {
-    // SAFETY: An I/O is finished once, as there is one such reference: by `completed` if it was queued,
-    // else by the submitter.
+    // SAFETY: An I/O is finished once, as there is one such reference: by `completed` if it was
+    // queued, else by the submitter.
     let end = unsafe { ManuallyDrop::take(&mut *request.end.get()) };
     // It cannot be restarted once others run beside it.
     let result = match to_count(ret) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `struct completion`: something happens once, and whoever waits for it goes on.
+//! `struct completion`: something happens once, and those who wait for it go on.
 
 use super::bindings;
 use kernel::prelude::*;

@@ -9,7 +9,7 @@ use core::ptr::NonNull;
 use kernel::error::{code::*, to_result, Result};
 use kernel::str::CStr;
 
-/// A counted reference to a `struct cred` that nobody changes any more.
+/// A counted reference to a `struct cred` that is not changed any more.
 ///
 /// # Invariants
 ///
@@ -34,7 +34,7 @@ impl Cred {
             ptr: NonNull::new(new).ok_or(ENOMEM)?,
         };
         if let Some(secid) = secid {
-            // SAFETY: Nobody else has seen the new credentials yet, so they may be changed.
+            // SAFETY: The new credentials are ours alone yet, so that they may be changed.
             to_result(unsafe { bindings::set_security_override(cred.ptr.as_ptr(), secid) })?;
         }
         Ok(cred)

@@ -23,8 +23,8 @@ use kernel::str::CStr;
 ///
 /// # Invariants
 ///
-/// `ptr` is valid and one reference to it is ours. Its file system is that of `mnt`. It is positive,
-/// and stays so: the VFS makes a dentry negative only with the last reference to it in its hands.
+/// `ptr` is valid and one reference to it is ours. Its file system is that of `mnt`. It is positive
+/// and stays so: the VFS makes a dentry negative only with its last reference in its hands.
 pub(crate) struct Dentry {
     ptr: NonNull<bindings::dentry>,
     // Put after the dentry, by our own drop.

@@ -3,8 +3,8 @@
 //! What FS-Cache hands to a cache: the cache's, volume's and cookie's records, as counted or
 //! borrowed references.
 //!
-//! The table of operations through which FS-Cache calls is in `fscache_ops.rs`, the service of a cache
-//! in `service.rs`.
+//! The table of operations through which FS-Cache calls is in `fscache_ops.rs`, the service of a
+//! cache in `service.rs`.
 
 use super::bindings;
 use super::time::Tick;
@@ -332,7 +332,7 @@ impl Age {
     }
 }
 
-/// Tells how old cookies are. To be made while no cache is live: then no cache is asked for its volume.
+/// Tells how old cookies are. To be made while no cache is live: then none is asked for its volume.
 ///
 /// # Invariants
 ///
@@ -342,7 +342,7 @@ pub(crate) struct CookieClock {
 }
 
 impl CookieClock {
-    /// Acquires a volume, for cookies that nobody uses.
+    /// Acquires a volume, for cookies that are not used.
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: May be called where sleeping is allowed.
         let volume = from_err_ptr(unsafe { bindings::cfrs_acquire_volume() })?;

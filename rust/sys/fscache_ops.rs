@@ -49,7 +49,7 @@ pub(crate) trait Backend: Sized + 'static {
         record: &VolumeCookie<'_>,
         cookie: LookingUp<'_, Self::Object>,
     ) -> bool;
-    /// Commits and closes an object that nobody accesses any more. May sleep.
+    /// Commits and closes an object, which no operation has any more. May sleep.
     fn withdraw_cookie(object: Arc<Self::Object>);
     /// The file that I/O on the object works on, once the object has been found; `None` if there is
     /// none. There had been so many invalidations when the operation began. May sleep.
@@ -62,8 +62,8 @@ pub(crate) trait Backend: Sized + 'static {
     ) -> Source;
     /// What a read comes to for which there is no object or no file.
     fn read_refused(object: Option<ArcBorrow<'_, Self::Object>>) -> Result<usize>;
-    /// Reads into `into` and finishes it once, now or later. Before that, it passes over all of it, if the
-    /// netfs looks.
+    /// Reads into `into` and finishes it once, now or later. Before that, it passes over all of it, if
+    /// the netfs looks.
     fn read(
         operation: Operation<Self::Object>,
         start: u64,
@@ -105,7 +105,7 @@ pub(crate) trait Backend: Sized + 'static {
     fn issue_write(operation: Operation<Self::Object>, write: WriteSubrequest<'_>);
     /// The netfs has changed the size of its file.
     fn resize(object: ArcBorrow<'_, Self::Object>, file: &File, size: u64);
-    /// Nothing that is cached is valid any more. If there is to be caching from now on, lets I/O go on.
+    /// Nothing that is cached is valid any more. Lets I/O go on if there is to be caching from now on.
     fn invalidate<'a>(
         object: ArcBorrow<'_, Self::Object>,
         cookie: Invalidating<'a>,
@@ -217,13 +217,13 @@ impl<B: Backend> Table<B> {
     }
 
     unsafe extern "C" fn withdraw_cookie(raw: *mut bindings::fscache_cookie) {
-        // SAFETY: FS-Cache's worker is the only one here, and nobody accesses the cookie.
+        // SAFETY: FS-Cache's worker is the only one here, and no operation has access to the cookie.
         let private = unsafe { core::mem::replace(&mut (*raw).cache_priv, null_mut()) };
         if private.is_null() {
             return;
         }
-        // SAFETY: `LookingUp::made` stored it, and counted it; the reference passes to us. Whoever waits
-        // until nothing is counted needs the cache's record no longer than the volume has it.
+        // SAFETY: `LookingUp::made` stored it, and counted it; the reference passes to us. The
+        // cookie has its volume, and this the cache's record, also when nothing is counted any more.
         unsafe {
             B::withdraw_cookie(Arc::from_raw(private.cast_const().cast()));
             bindings::cfrs_uncount_object((*(*raw).volume).cache);

@@ -2,8 +2,9 @@
 
 //! Safe wrappers for the kernel facilities that the `kernel` crate lacks, one file a facility.
 //!
-//! This is the only room with `unsafe` in it. It knows Linux, and of CacheFiles its trace events,
-//! parameters and log prefix: no cache layout, no protocol, no policy. What differs between kernel versions lives in the C shims.
+//! `unsafe` is here only, and no safe caller can make it undefined. This knows Linux, and of
+//! CacheFiles its trace events, parameters and log prefix: no cache layout, no protocol, no policy.
+//! What differs between kernel versions lives in the C shims.
 
 #![allow(unsafe_code)]
 

@@ -98,7 +98,7 @@ pub(crate) struct ReadFlags<'a> {
 impl ReadFlags<'_> {
     /// # Safety
     ///
-    /// `word` must be valid and nobody else's while the result lives.
+    /// `word` must be valid and the caller's alone while the result lives.
     pub(super) unsafe fn from_raw(word: *mut kernel::ffi::c_ulong) -> Self {
         // INVARIANT: The caller promises it.
         ReadFlags {
@@ -142,8 +142,8 @@ impl ReadFlags<'_> {
 ///
 /// # Invariants
 ///
-/// `raw` is valid, for `'a`. The operation has access to the cookie, so that its object, an `Arc<O>`, is
-/// not withdrawn. Its file, once it has one, stays: `cache_priv2` is null or a [`File`]'s pointer.
+/// `raw` is valid, for `'a`. The operation has access to the cookie, so that its object, an `Arc<O>`,
+/// is not withdrawn. Its file, once it has one, stays: `cache_priv2` is null or a [`File`]'s pointer.
 pub(crate) struct Resources<'a, O> {
     raw: *mut bindings::netfs_cache_resources,
     _call: PhantomData<&'a O>,

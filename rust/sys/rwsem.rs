@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `struct rw_semaphore`: many share it, or one has it alone. Whoever waits sleeps.
+//! `struct rw_semaphore`: many tasks share it, or one has it alone. A task that waits sleeps.
 
 use super::bindings;
 use core::marker::PhantomData;
@@ -31,7 +31,7 @@ pub(crate) struct Held<'a, const ALONE: bool> {
 }
 
 impl RwSem {
-    /// Nobody has it.
+    /// A lock that is free.
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- Opaque::ffi_init(|slot| {

@@ -174,7 +174,7 @@ impl<B: Backend> Link<B> {
         NonNull::new(counted).map(VolumeRef)
     }
 
-    /// Breaks the link because the cache is withdrawn: nobody is inside the volume any more.
+    /// Breaks the link because the cache is withdrawn: no call is inside the volume any more.
     fn detach(&self) {
         let Some(counted) = self.try_get() else {
             // FS-Cache is freeing it, and is about to call `Service::free`.

@@ -98,7 +98,7 @@ void cfrs_trace_trunc(u32 obj, struct file *file, loff_t from, loff_t to,
 	trace_cachefiles_trunc(OBJECT(obj), file_inode(file), from, to, why);
 }
 
-/* 1: marked, 0: somebody else has it marked, -1: the mark is gone. */
+/* 1: marked, 0: it was marked already, -1: the mark is gone. */
 void cfrs_trace_mark(u32 obj, struct inode *inode, int what)
 {
 	if (what > 0)

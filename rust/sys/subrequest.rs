@@ -24,8 +24,8 @@ pub(crate) struct ReadSubrequest<'a> {
 impl ReadSubrequest<'_> {
     /// # Safety
     ///
-    /// `raw` must be a subrequest whose operation has begun, and nobody else's while the result
-    /// lives.
+    /// `raw` must be a subrequest whose operation has begun, and the caller's alone while the
+    /// result lives.
     pub(super) unsafe fn from_raw(raw: NonNull<bindings::netfs_io_subrequest>) -> Self {
         let mut parts = bindings::cfrs_read::default();
         // SAFETY: The subrequest is valid, as is what it points to.

@@ -21,7 +21,7 @@ pub(crate) struct Number {
     value: &'static AtomicU32,
 }
 
-// SAFETY: The number is atomic, and registration is undone by whoever drops it last.
+// SAFETY: The number is atomic, and registration may be undone by any task.
 unsafe impl Send for Number {}
 // SAFETY: As above.
 unsafe impl Sync for Number {}

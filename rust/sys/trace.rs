@@ -231,8 +231,8 @@ pub(crate) fn trunc(object: u32, file: &File, from: u64, to: u64, why: Trunc) {
     }
 }
 
-/// `cachefiles_mark_active` and its sisters: `Some` tells whether the mark could be set, `None` that
-/// it is gone.
+/// `cachefiles_mark_active` and its sisters: `Some` tells whether the mark could be set, `None`
+/// that it is gone.
 pub(super) fn mark(object: u32, inode: &Inode, is_ours: Option<bool>) {
     // SAFETY: The inode is valid.
     unsafe { bindings::cfrs_trace_mark(object, inode.as_ptr(), is_ours.map_or(-1, i32::from)) }
@@ -290,7 +290,7 @@ pub(crate) fn ondemand_close(object: u32, msg_id: u32, object_id: u32) {
     unsafe { bindings::cfrs_trace_ondemand_close(object, msg_id, object_id) }
 }
 
-/// `cachefiles_ondemand_read`: a READ was stored. `object_id` is 0 while the object is without an fd.
+/// `cachefiles_ondemand_read`: a READ was stored. `object_id` is 0 while there is no fd.
 pub(crate) fn ondemand_read(object: u32, msg_id: u32, object_id: u32, offset: u64, len: u64) {
     // SAFETY: Numbers only.
     unsafe { bindings::cfrs_trace_ondemand_read(object, msg_id, object_id, offset, len) }

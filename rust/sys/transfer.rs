@@ -2,8 +2,8 @@
 
 //! What a netfs wants read or written: where its bytes are, and whom to tell.
 //!
-//! The two belong together: the netfs holds the memory until it is told, and no longer. So what has not
-//! begun still has its termination, and what has begun has left its iterator behind.
+//! The two belong together: the netfs holds the memory until it is told, and no longer. So what has
+//! not begun still has its termination, and what has begun has left its iterator behind.
 
 use super::iov_iter::IovIter;
 use super::netfs::Termination;
