@@ -2,11 +2,11 @@
 
 //! Where FS-Cache and netfs call in. Every call goes straight to one of the rooms.
 
+use crate::cache::file::CacheFile;
 use crate::cache::object::Object;
 use crate::cache::volume::Volume;
 use crate::cache::{invalidate, local_write, lookup, withdraw, Cache};
 use crate::io::{occupancy, prepare, read, write};
-use crate::sys::file::File;
 use crate::sys::fscache::{Invalidating, LookingUp, Resumed, VolumeCookie};
 use crate::sys::fscache_ops::Backend;
 use crate::sys::log::Call;
@@ -26,6 +26,7 @@ impl Backend for CacheFiles {
     type Cache = Cache;
     type Volume = Volume;
     type Object = Object;
+    type File = CacheFile;
 
     fn acquire_volume(
         cache: ArcBorrow<'_, Cache>,
@@ -65,12 +66,15 @@ impl Backend for CacheFiles {
         withdraw::withdraw_object(&object);
     }
 
-    fn backing_file(object: ArcBorrow<'_, Object>, invalidations: u32) -> Option<File> {
+    fn backing_file(
+        object: ArcBorrow<'_, Object>,
+        invalidations: u32,
+    ) -> Option<Arc<CacheFile>> {
         object.file_for(invalidations)
     }
 
     fn prepare_on_demand_read(
-        resources: &Resources<'_, Object>,
+        resources: &Resources<'_, Self>,
         read: &mut DemandRead<'_>,
     ) -> Source {
         let _call = Call::enter("prepare_on_demand_read", resources.cookie().debug_id());
@@ -81,13 +85,13 @@ impl Backend for CacheFiles {
         read::refused(object.as_deref())
     }
 
-    fn read(operation: Operation<Object>, start: u64, into: Transfer<'_, Dest>, on_hole: OnHole) {
+    fn read(operation: Operation<Self>, start: u64, into: Transfer<'_, Dest>, on_hole: OnHole) {
         let _call = Call::enter("read", operation.object.cookie.debug_id());
         read::read(operation, start, into, on_hole);
     }
 
     fn prepare_read(
-        resources: &Resources<'_, Object>,
+        resources: &Resources<'_, Self>,
         read: &mut ReadSubrequest<'_>,
         file_size: u64,
     ) -> Source {
@@ -109,7 +113,7 @@ impl Backend for CacheFiles {
 
     fn query_occupancy(
         object: ArcBorrow<'_, Object>,
-        file: &File,
+        file: &CacheFile,
         range: Range<u64>,
         granularity: u64,
     ) -> Result<Range<u64>> {
@@ -119,7 +123,7 @@ impl Backend for CacheFiles {
 
     fn prepare_write(
         object: ArcBorrow<'_, Object>,
-        file: &File,
+        file: &CacheFile,
         at: u64,
         len: usize,
         upper: usize,
@@ -129,17 +133,17 @@ impl Backend for CacheFiles {
         write::prepare(&object, file, at, len, upper, is_new)
     }
 
-    fn write(operation: Operation<Object>, at: u64, from: Transfer<'_, Src>) {
+    fn write(operation: Operation<Self>, at: u64, from: Transfer<'_, Src>) {
         let _call = Call::enter("write", operation.object.cookie.debug_id());
         write::write(operation, at, from);
     }
 
-    fn issue_write(operation: Operation<Object>, write: WriteSubrequest<'_>) {
+    fn issue_write(operation: Operation<Self>, write: WriteSubrequest<'_>) {
         let _call = Call::enter("issue_write", operation.object.cookie.debug_id());
         write::issue(operation, write);
     }
 
-    fn resize(object: ArcBorrow<'_, Object>, file: &File, size: u64) {
+    fn resize(object: ArcBorrow<'_, Object>, file: &CacheFile, size: u64) {
         let _call = Call::enter("resize", object.cookie.debug_id());
         local_write::resize(&object, file, size);
     }

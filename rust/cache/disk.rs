@@ -4,7 +4,6 @@
 //! and what happens when it fails.
 
 use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
-use super::look::{Ageing, Begun, Look};
 use crate::ondemand::RequestTable;
 use crate::sys::completion::Completion;
 use crate::sys::creds::Cred;
@@ -12,8 +11,7 @@ use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
-use crate::sys::rwsem::RwSem;
-use crate::sys::time::{self, Tick};
+use crate::sys::time::{tick, Tick};
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use kernel::new_spinlock;
@@ -32,15 +30,9 @@ pub(crate) struct Disk {
     /// FS-Cache's record, which is told when the disk fails.
     pub(crate) cookie: Arc<CacheCookie>,
     thresholds: Thresholds,
-    /// Shared by whoever writes a daemon's data to a file; taken alone by whoever makes holes behind a
-    /// write that failed, so that none of them is filled between the look at it and the cleaning. The
-    /// disk's and not an object's: by the time that a late write fails, its file may be another's.
+    /// What the last look at the disk has left.
     #[pin]
-    pub(crate) writers: RwSem,
-    /// What writes need not look for.
-    #[pin]
-    look: SpinLock<Look>,
-    ageing: Ageing,
+    spare: SpinLock<Spare>,
     /// When its service ended, by then at the latest.
     #[pin]
     ended: SpinLock<Option<Tick>>,
@@ -81,6 +73,14 @@ impl Drop for AtEnd {
     fn drop(&mut self) {
         self.0 .0.complete();
     }
+}
+
+/// What may be written within a tick without another look at the disk, whose limits are no more than
+/// a policy.
+struct Spare {
+    tick: Tick,
+    /// Blocks above all limits, less those that were granted since.
+    blocks: u64,
 }
 
 /// What space is wanted for.
@@ -127,16 +127,13 @@ impl Disk {
     ) -> impl PinInit<Self> {
         let thresholds = Thresholds::new(limits, space.files, space.blocks);
         let block_size = space.block_size;
-        let ageing = Ageing::new(block_size, time::TICKS_PER_SECOND);
         pin_init!(Disk {
             cred,
             block_size,
             requests,
             cookie,
             thresholds,
-            writers <- RwSem::new(),
-            look <- new_spinlock!(Look::new(time::tick().0), "Disk::look"),
-            ageing,
+            spare <- new_spinlock!(Spare { tick: tick(), blocks: 0 }, "Disk::spare"),
             ended <- new_spinlock!(None, "Disk::ended"),
             culling: AtomicBool::new(false),
             changed: AtomicBool::new(false),
@@ -164,7 +161,7 @@ impl Disk {
     /// The cache is about to be out of service: from then on FS-Cache does not tell what the netfs
     /// write. All requests fail.
     pub(crate) fn end_service(&self) {
-        self.ended.lock().get_or_insert_with(time::tick);
+        self.ended.lock().get_or_insert_with(tick);
         self.requests.kill();
     }
 
@@ -176,13 +173,9 @@ impl Disk {
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.
     /// Starts and stops culling as the limits say (`cachefiles_has_space()`).
     pub(crate) fn has_room(&self, files: u64, blocks: u64, need: Need) -> Result {
-        self.look_for(files, blocks, need, None)
-    }
-
-    /// The same, by a look at the disk, which began with `begun` if the blocks are to be written.
-    fn look_for(&self, files: u64, blocks: u64, need: Need, begun: Option<Begun>) -> Result {
         // First: what is written meanwhile is in both numbers rather than in none.
         let blocks_writing = self.blocks_writing.load(Ordering::Relaxed);
+        let tick = tick();
         let space = match self.mnt.space() {
             Ok(space) => space,
             Err(error) => {
@@ -205,14 +198,11 @@ impl Disk {
             CullChange::Cease => self.set_culling(false),
             CullChange::Unchanged => {}
         }
-        let spare = match verdict.enough {
+        let blocks = match verdict.enough {
             true => self.thresholds.spare_blocks(now, blocks, self.is_culling()),
             false => 0,
         };
-        match begun {
-            Some(begun) if verdict.enough => self.look.lock().found(begun, blocks, spare),
-            _ => self.look.lock().at_most(spare),
-        }
+        *self.spare.lock() = Spare { tick, blocks };
         if verdict.enough {
             return Ok(());
         }
@@ -278,14 +268,14 @@ impl Disk {
     /// Whether there is room for `bytes` more; `ENOBUFS` if not.
     pub(crate) fn has_room_for(&self, bytes: u64, need: Need) -> Result {
         let blocks = bytes.div_ceil(self.block_size.into());
-        let granted = {
-            let mut look = self.look.lock();
-            match need {
-                Need::Write => look.grant(time::tick().0, blocks, self.ageing),
-                Need::Check | Need::Create => Err(look.begin(time::tick().0)),
+        if need == Need::Write {
+            let mut spare = self.spare.lock();
+            if spare.blocks >= blocks && spare.tick == tick() {
+                spare.blocks -= blocks;
+                return Ok(());
             }
-        };
-        granted.or_else(|begun| self.look_for(0, blocks, need, Some(begun)))
+        }
+        self.has_room(0, blocks, need)
     }
 
     /// Checks that `bytes` more can be written, and counts them until the result is dropped.

@@ -23,7 +23,7 @@ pub(crate) fn invalidate<'a>(object: &Object, by: Invalidating<'a>) -> Option<Re
         return Some(by.resume());
     }
     let _acting = object.cache().disk.cred.assume();
-    let new = match create_unnamed(object).and_then(|new| expand(object, &new).map(|()| new)) {
+    let new = match create_unnamed(object, cookie.invalidations()).and_then(|new| expand(object, &new.file).map(|()| new)) {
         Ok(new) => new,
         Err(error) => {
             log::warn_limited!(
@@ -31,7 +31,7 @@ pub(crate) fn invalidate<'a>(object: &Object, by: Invalidating<'a>) -> Option<Re
                 object.debug_id,
                 error.to_errno()
             );
-            object.backing.trust.spoil();
+            object.backing.spoil();
             return None;
         }
     };
@@ -39,7 +39,7 @@ pub(crate) fn invalidate<'a>(object: &Object, by: Invalidating<'a>) -> Option<Re
     cookie.set(CookieFlag::NeedsUpdate);
     let resumed = by.resume();
     if let Some(old) = old {
-        if !old.unnamed {
+        if old.file.is_named() {
             discard(object, &old, Killed::Invalidated);
         }
     }

@@ -2,11 +2,12 @@
 
 //! Finding an object's file in the cache, or making a new one.
 
-use super::backing::{free_unwritten, CacheFile};
 use super::coherency;
 use super::directory::bury;
 use super::disk::Need;
+use super::file::{CacheFile, Opened};
 use super::object::Object;
+use super::validity::Validity;
 use super::volume::Volume;
 use super::withdraw::{delete, let_go};
 use super::{inject, whole_blocks, Cache, BLOCK};
@@ -116,7 +117,7 @@ fn left_without_file(object: &Object, error: Error) {
 struct Pending {
     object: Arc<Object>,
     /// `None` once it is taken.
-    found: Option<CacheFile>,
+    found: Option<Opened>,
 }
 
 impl Drop for Pending {
@@ -128,7 +129,7 @@ impl Drop for Pending {
 }
 
 /// Asks the daemon for the object's size; a worker does the rest when it has answered.
-fn ask_size(object: &Arc<Object>, found: CacheFile) -> Result {
+fn ask_size(object: &Arc<Object>, found: Opened) -> Result {
     let pending = Deferred::new(Pending {
         object: object.clone(),
         found: Some(found),
@@ -189,7 +190,7 @@ impl Object {
 }
 
 /// Walks to the file by name, or makes one (`cachefiles_look_up_object()`).
-fn find(object: &Object, cookie: &Made<'_>) -> Result<CacheFile> {
+fn find(object: &Object, cookie: &Made<'_>) -> Result<Opened> {
     let fan = object.fan()?.dir();
     let found = inject::read().and_then(|()| fan.find(&object.name));
     trace::lookup(
@@ -223,7 +224,7 @@ fn find(object: &Object, cookie: &Made<'_>) -> Result<CacheFile> {
 }
 
 /// Opens an existing file; `ESTALE` if it was culled meanwhile (`cachefiles_open_file()`).
-fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
+fn open(object: &Object, dentry: &Dentry) -> Result<Opened> {
     let disk = &object.cache().disk;
     let in_use = InUse::mark(dentry.clone(), Some(object.debug_id)).inspect_err(|_| {
         log::notice!(
@@ -240,18 +241,14 @@ fn open(object: &Object, dentry: &Dentry) -> Result<CacheFile> {
         trace::vfs_error(object.debug_id, dentry.inode(), error, Where::Open);
     })?;
     check_iter(&file)?;
-    Ok(CacheFile {
-        in_use,
-        file,
-        unnamed: false,
-        made_after: 0,
-    })
+    // What its data is valid for is told by `make_ready`.
+    Opened::new(file, in_use, disk.block_size, Validity::of_new(0), true)
 }
 
 /// Makes a new file, which gets its name and attributes when the object is withdrawn
 /// (`cachefiles_create_file()`, `cachefiles_create_tmpfile()`). `cookie`: as long as FS-Cache waits for
 /// the lookup.
-fn create(object: &Object, cookie: Option<&Made<'_>>) -> Result<CacheFile> {
+fn create(object: &Object, cookie: Option<&Made<'_>>) -> Result<Opened> {
     let made_after = object.cookie.invalidations();
     // Who waits for the lookup of a netfs's own file need not wait for the new one to be made.
     match (cookie, object.cache().on_demand) {
@@ -259,13 +256,11 @@ fn create(object: &Object, cookie: Option<&Made<'_>>) -> Result<CacheFile> {
         _ => object.cookie.set(CookieFlag::NoData),
     }
     object.cache().disk.has_room(1, 0, Need::Create)?;
-    let new = create_unnamed(object)?;
-    Ok(CacheFile { made_after, ..new })
+    create_unnamed(object, made_after)
 }
 
-/// Makes a file in the cache's file system that has no name.
-pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
-    let made_after = object.cookie.invalidations();
+/// Makes a file in the cache's file system that has no name, after so many invalidations.
+pub(super) fn create_unnamed(object: &Object, made_after: u32) -> Result<Opened> {
     let disk = &object.cache().disk;
     let fan = object.fan()?.dir();
     let file = inject::write()
@@ -280,12 +275,8 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
     trace::tmpfile(object.debug_id, file.inode());
     // Nothing else knows a new inode.
     let in_use = InUse::mark(file.dentry()?, Some(object.debug_id))?;
-    Ok(CacheFile {
-        in_use,
-        file,
-        unnamed: true,
-        made_after,
-    })
+    let validity = Validity::of_new(made_after);
+    Opened::new(file, in_use, disk.block_size, validity, false)
 }
 
 /// Takes a new file instead of one that was found and may be older than what the netfs has written
@@ -293,10 +284,10 @@ pub(super) fn create_unnamed(object: &Object) -> Result<CacheFile> {
 fn forget_if(
     missed: bool,
     object: &Object,
-    found: CacheFile,
+    found: Opened,
     cookie: &Made<'_>,
-) -> Result<CacheFile> {
-    if !missed || found.unnamed {
+) -> Result<Opened> {
+    if !missed || !found.file.is_named() {
         return Ok(found);
     }
     // Its attribute may be that of what the netfs has, so that it must not stay.
@@ -307,17 +298,16 @@ fn forget_if(
 
 /// Makes the file that was found fit for use, now that the object's size is known: a stale one is
 /// left, for a new one to take its place in the end.
-fn make_ready(object: &Object, found: CacheFile, cookie: Option<&Made<'_>>) -> Result<CacheFile> {
-    let open = if found.unnamed {
+fn make_ready(object: &Object, found: Opened, cookie: Option<&Made<'_>>) -> Result<Opened> {
+    let open = if !found.file.is_named() {
         found
     } else {
-        match check_coherency(object, &found).and_then(|size| clean(object, &found).map(|()| size))
-        {
+        match check_coherency(object, found.file.file()) {
             Ok(size) => {
-                object.backing.found_valid_to(size);
+                found.file.found_valid_to(size);
                 object.cookie.clear(CookieFlag::NoData);
                 // Culling goes by age of access, which neither lookup nor open changes.
-                found.file.touch();
+                found.file.file().touch();
                 found
             }
             Err(error) => {
@@ -329,48 +319,40 @@ fn make_ready(object: &Object, found: CacheFile, cookie: Option<&Made<'_>>) -> R
             }
         }
     };
-    if open.unnamed {
-        if let Err(error) = expand(object, &open) {
+    if !open.file.is_named() {
+        if let Err(error) = expand(object, &open.file) {
             let_go(object, open);
             return Err(error);
         }
         object.cookie.set(CookieFlag::NeedsUpdate);
     }
-    adjust_size(object, &open);
-    if open.unnamed {
-        object.backing.trust.begin_empty(open.made_after);
-    } else {
+    adjust_size(object, &open.file);
+    if open.file.is_named() {
         // An invalidation that has come since the lookup began will be carried out yet.
-        object.backing.trust.begin(object.cookie.invalidations());
+        open.file.validity.found(object.cookie.invalidations());
     }
     Ok(open)
 }
 
-/// Frees what was never written of a file that was found.
-fn clean(object: &Object, found: &CacheFile) -> Result {
-    free_unwritten(&found.file, &object.cache().disk.writers).inspect_err(|&error| {
-        trace::io_error(object.debug_id, &found.file, error, Where::Fallocate);
-    })
-}
-
 /// Makes a new file as long as the object, in whole blocks.
-pub(super) fn expand(object: &Object, open: &CacheFile) -> Result {
+pub(super) fn expand(object: &Object, new: &CacheFile) -> Result {
     match whole_blocks(object.cookie.size())? {
         0 => Ok(()),
         size => {
-            trace::trunc(object.debug_id, &open.file, 0, size, Trunc::Expand);
+            let file = new.file();
+            trace::trunc(object.debug_id, file, 0, size, Trunc::Expand);
             inject::write()
-                .and_then(|()| open.file.truncate(size))
+                .and_then(|()| new.changing(|| file.truncate(size)))
                 .inspect_err(|&error| {
-                    trace::vfs_error(object.debug_id, open.file.inode(), error, Where::Trunc);
+                    trace::vfs_error(object.debug_id, file.inode(), error, Where::Trunc);
                 })
         }
     }
 }
 
 /// How long the netfs's file is, if the file still holds what that has; `ESTALE` if not.
-fn check_coherency(object: &Object, found: &CacheFile) -> Result<u64> {
-    let dentry = found.file.dentry()?;
+fn check_coherency(object: &Object, file: &File) -> Result<u64> {
+    let dentry = file.dentry()?;
     let now = object.cookie.snapshot()?;
     coherency::check_file(&object.cache().disk, object.debug_id, &dentry, &now)?;
     Ok(now.size)
@@ -387,24 +369,25 @@ fn check_iter(file: &File) -> Result {
 /// Makes the file as long as the object in whole blocks, so that direct I/O never meets an end in
 /// the middle of one (`cachefiles_adjust_size()`).
 fn adjust_size(object: &Object, open: &CacheFile) {
+    let file = open.file();
     let Ok(new) = whole_blocks(object.cookie.size()) else {
         return;
     };
-    let old = open.file.size();
+    let old = file.size();
     if old == new {
         return;
     }
     // A block that held an odd end must not be taken for data when the file grows over it.
     let shrunk = if old % BLOCK != 0 && new > old {
-        inject::remove().and_then(|()| open.file.set_size(old - old % BLOCK))
+        inject::remove().and_then(|()| open.changing(|| file.set_size(old - old % BLOCK)))
     } else {
         Ok(())
     };
     let sized = shrunk
         .and_then(|()| inject::write())
-        .and_then(|()| open.file.set_size(new));
+        .and_then(|()| open.changing(|| file.set_size(new)));
     if let Err(error) = sized {
-        trace::io_error(0, &open.file, error, Where::NotifyChange);
+        trace::io_error(0, file, error, Where::NotifyChange);
     }
     if sized == Err(EIO) {
         object.io_error(format_args!("Size set failed"));

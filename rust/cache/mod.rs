@@ -11,28 +11,28 @@
 
 pub(crate) mod backing;
 pub(crate) mod bind;
+#[allow(unreachable_pub, reason = "the host's tests use it too")]
+pub(crate) mod blockmap;
 pub(crate) mod coherency;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod copies;
 pub(crate) mod cull;
 pub(crate) mod directory;
 pub(crate) mod disk;
+pub(crate) mod file;
 pub(crate) mod inject;
 pub(crate) mod invalidate;
 #[allow(dead_code, unreachable_pub, reason = "the host's tests use all of it")]
 pub(crate) mod key;
-pub(crate) mod known;
 #[allow(dead_code, unreachable_pub, reason = "the host's tests use all of it")]
 pub(crate) mod limits;
 pub(crate) mod local_write;
-#[allow(unreachable_pub, reason = "the host's tests use it too")]
-pub(crate) mod look;
 pub(crate) mod lookup;
 pub(crate) mod missed;
 pub(crate) mod object;
-pub(crate) mod staging;
+pub(crate) mod partial;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
-pub(crate) mod trust;
+pub(crate) mod validity;
 pub(crate) mod volume;
 pub(crate) mod withdraw;
 

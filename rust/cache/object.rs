@@ -4,11 +4,11 @@
 
 use super::backing::Backing;
 use super::directory::Directory;
+use super::file::CacheFile;
 use super::key::{cook, NAME_MAX};
 use super::volume::{Directories, Volume};
 use super::Cache;
 use crate::ondemand::{DemandObject, Store};
-use crate::sys::file::File;
 use crate::sys::fscache::{Cookie, VolumeCookie};
 use crate::sys::trace::{self, Seen};
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -100,13 +100,13 @@ impl Object {
     /// is over. `None` if there is none then, if the task is killed before, if the daemon takes longer
     /// than it may, or if there have been more invalidations: it would write into the new file what
     /// belongs to the old one.
-    pub(crate) fn file_for(&self, invalidations: u32) -> Option<File> {
+    pub(crate) fn file_for(&self, invalidations: u32) -> Option<Arc<CacheFile>> {
         self.file_now(invalidations)
             .or_else(|| self.file_then(invalidations))
     }
 
     #[cold]
-    fn file_then(&self, invalidations: u32) -> Option<File> {
+    fn file_then(&self, invalidations: u32) -> Option<Arc<CacheFile>> {
         // Such a file is made without anybody's answer. FS-Cache lets who wants to know no more
         // than that go on before.
         self.cache().on_demand.as_ref()?;
@@ -118,7 +118,7 @@ impl Object {
     }
 
     #[inline]
-    fn file_now(&self, invalidations: u32) -> Option<File> {
+    fn file_now(&self, invalidations: u32) -> Option<Arc<CacheFile>> {
         let now = || self.cookie.invalidations();
         self.backing.file_for(invalidations, now)
     }

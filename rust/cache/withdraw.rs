@@ -2,9 +2,9 @@
 
 //! The end of an object and of a cache: what was filled gets its name and attributes.
 
-use super::backing::CacheFile;
 use super::coherency::{self, Content};
 use super::directory::unlink;
+use super::file::Opened;
 use super::object::Object;
 use super::{inject, Cache};
 use crate::fscache::CacheFiles;
@@ -35,19 +35,20 @@ fn take_down(object: &Object) -> bool {
     object.retire();
     // Nobody waits for the daemon any more, so that only a worker can still be at it.
     object.backing.settled().wait();
-    let Some(mut open) = object.backing.take() else {
+    let Some(open) = object.backing.take() else {
         return false;
     };
     let _acting = object.cache().disk.cred.assume();
     let ended = object.cache().disk.ended();
     let is_good = !missed_writes(object, ended)
-        && object
-            .backing
-            .trust
-            .is_good_for(object.cookie.invalidations());
+        && open
+            .file
+            .validity
+            .is_good_for(object.cookie.invalidations())
+        && (object.cache().on_demand.is_some() || !open.file.is_changed_by_others());
     let goes = object.cookie.is(CookieFlag::Retired) || !is_good;
     if goes {
-        if open.unnamed {
+        if !open.file.is_named() {
             object.seen(Seen::DropUnnamed);
             discard_stale(object);
         } else {
@@ -60,7 +61,7 @@ fn take_down(object: &Object) -> bool {
             object.cookie.clear(CookieFlag::LocalWrite);
         }
     } else {
-        keep(object, &mut open);
+        keep(object, &open);
     }
     let_go(object, open);
     !goes
@@ -95,28 +96,24 @@ impl Watch {
 }
 
 /// Stores attributes and name.
-fn keep(object: &Object, open: &mut CacheFile) {
+fn keep(object: &Object, open: &Opened) {
     if let Err(error) = commit(object, open) {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
             object.debug_id,
             error.to_errno()
         );
-        if open.unnamed {
+        if !open.file.is_named() {
             discard_stale(object);
         }
     }
 }
 
 /// Closes a file that is not served, or no longer. The daemon may remove it now.
-///
-/// It is closed here and now: dropped, it would be closed by a thread of the kernel's some time later,
-/// and keep its file system mounted until then.
-pub(super) fn let_go(object: &Object, open: CacheFile) {
-    let blocks = open.file.blocks();
-    drop(open.in_use);
-    open.file.close();
-    if !open.unnamed {
+pub(super) fn let_go(object: &Object, open: Opened) {
+    let is_named = open.file.is_named();
+    let blocks = open.close();
+    if is_named {
         object.cache().disk.released(blocks);
     }
 }
@@ -129,11 +126,11 @@ fn missed_writes(object: &Object, ended: Option<Tick>) -> bool {
 }
 
 /// Has nobody find the object's file again.
-pub(super) fn discard(object: &Object, open: &CacheFile, why: Killed) {
+pub(super) fn discard(object: &Object, open: &Opened, why: Killed) {
     if delete(object, open, why).is_ok() {
         return;
     }
-    if let Ok(dentry) = open.file.dentry() {
+    if let Ok(dentry) = open.file.file().dentry() {
         // An error has been reported, and there is nothing left to do.
         let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
     }
@@ -168,9 +165,9 @@ fn find_to_replace<'a>(object: &Object, locked: &'a LockedDir<'_>) -> Result<Ent
 }
 
 /// Deletes the object's file (`cachefiles_delete_object()`).
-pub(super) fn delete(object: &Object, open: &CacheFile, why: Killed) -> Result {
+pub(super) fn delete(object: &Object, open: &Opened, why: Killed) -> Result {
     let disk = &object.cache().disk;
-    let dentry = open.file.dentry()?;
+    let dentry = open.file.file().dentry()?;
     let locked = object.fan()?.dir().lock()?;
     // Another process may have removed it, and given its name to another file.
     let entry = locked.entry(&dentry)?;
@@ -178,14 +175,14 @@ pub(super) fn delete(object: &Object, open: &CacheFile, why: Killed) -> Result {
 }
 
 /// Stores attributes and name (`cachefiles_commit_object()`).
-fn commit(object: &Object, open: &mut CacheFile) -> Result {
+fn commit(object: &Object, open: &Opened) -> Result {
     object.seen(Seen::Commit);
     let written = object.cookie.take(CookieFlag::LocalWrite);
     let updated = object.cookie.take(CookieFlag::NeedsUpdate);
     if written || updated {
-        let dentry = open.file.dentry()?;
+        let dentry = open.file.file().dentry()?;
         let now = object.cookie.snapshot()?;
-        if !object.backing.trust.is_good_for(now.invalidations) {
+        if !open.file.validity.is_good_for(now.invalidations) {
             // Its attribute is that of another version, or says that it is dirty.
             return Err(ESTALE);
         }
@@ -198,15 +195,15 @@ fn commit(object: &Object, open: &mut CacheFile) -> Result {
             &now,
         )?;
     }
-    if open.unnamed {
+    if !open.file.is_named() {
         name(object, open)?;
-        open.unnamed = false;
+        open.file.set_named();
     }
     Ok(())
 }
 
 /// Gives the new file its name, in the place of a stale one (`cachefiles_commit_tmpfile()`).
-fn name(object: &Object, open: &CacheFile) -> Result {
+fn name(object: &Object, open: &Opened) -> Result {
     let disk = &object.cache().disk;
     let locked = object.fan()?.dir().lock()?;
     let failed = |error, at| {
@@ -225,7 +222,7 @@ fn name(object: &Object, open: &CacheFile) -> Result {
         }
     };
     inject::read()
-        .and_then(|()| vacant.link(&open.file))
+        .and_then(|()| vacant.link(open.file.file()))
         .inspect_err(|&error| failed(error, Where::Link))?;
     trace::link(object.debug_id, open.in_use.inode());
     Ok(())

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Reads and writes between netfs and the cache files.
+//! All that reads and writes the data of cache files: for a netfs, and for the daemon.
 //!
-//! The cache knows an iterator and a completion function, never pages: whoever asks for I/O holds
-//! the pages until the completion was called, which happens exactly once, on every path.
+//! The cache knows an iterator and a completion function, never pages: the netfs holds the pages
+//! until the completion was called, which happens exactly once, on every path.
 
+mod fill;
 #[allow(unreachable_pub, reason = "the host's tests use it")]
 mod fit;
 pub(crate) mod occupancy;

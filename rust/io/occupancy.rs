@@ -2,12 +2,11 @@
 
 //! What of a range the cache has, for a netfs that fills it itself.
 
-use super::prepare::{begins_with, Begin};
-use crate::cache::known::Known;
+use crate::cache::file::{Begin, CacheFile};
 use crate::cache::object::Object;
-use crate::cache::{inject, BLOCK};
+use crate::cache::BLOCK;
+use crate::fscache::CacheFiles;
 use crate::sys::errno::{ENOBUFS, ENODATA};
-use crate::sys::file::{Extent, File};
 use crate::sys::fscache::CookieFlag;
 use crate::sys::netfs::{Resources, Source, Want};
 use crate::sys::subrequest::ReadSubrequest;
@@ -18,7 +17,7 @@ use kernel::prelude::*;
 /// Says where a read is to get its data from, and shortens it to the part that is there or is not
 /// (`cachefiles_prepare_read()`). What is not is to be stored when it has come from the server.
 pub(crate) fn prepare_read(
-    resources: &Resources<'_, Object>,
+    resources: &Resources<'_, CacheFiles>,
     read: &mut ReadSubrequest<'_>,
     file_size: u64,
 ) -> Source {
@@ -35,7 +34,7 @@ pub(crate) fn prepare_read(
     } else if let Some((of, opened)) = resources.ready(Want::Read) {
         object = of.debug_id;
         let opened = file.insert(opened);
-        match of.backing.trust.is_good() {
+        match opened.validity.is_good() && !opened.is_changed_by_others() {
             true => place(&of, opened, read, file_size),
             false => (Source::Server, Found::NoFile),
         }
@@ -49,7 +48,7 @@ pub(crate) fn prepare_read(
         flags: read.flags().bits(),
         netfs_inode: read.inode(),
     };
-    trace::prep_read(&preparing, file, source, found);
+    trace::prep_read(&preparing, file.map(CacheFile::file), source, found);
     source
 }
 
@@ -64,18 +63,23 @@ pub(crate) fn prepare_read(
 /// Of a file that is distrusted the netfs calls what is behind its zero point zeros, and asks nobody. C
 /// serves what is cached, which hides from its users that netfs can lose track of its zero point, when
 /// two pages are let go of at once.
-fn was_cut_unheard(object: &Object, read: &ReadSubrequest<'_>, to: u64) -> bool {
+fn was_cut_unheard(
+    object: &Object,
+    file: &CacheFile,
+    read: &ReadSubrequest<'_>,
+    to: u64,
+) -> bool {
     let (size, zero_point) = (read.size_now(), read.zero_point());
     // The netfs's file grows before its cookie does. While it is being cut this is true for a moment
     // although we are about to hear of it, which costs what is cached, and no more.
     let is_shorter = size < object.cookie.size();
-    is_shorter || (to.min(size) > zero_point && object.backing.valid_to() > zero_point)
+    is_shorter || (to.min(size) > zero_point && file.valid_to() > zero_point)
 }
 
 /// Looks for the read's range in the file.
 fn place(
     object: &Object,
-    file: &File,
+    file: &CacheFile,
     read: &mut ReadSubrequest<'_>,
     file_size: u64,
 ) -> (Source, Found) {
@@ -83,7 +87,7 @@ fn place(
     let end = start.saturating_add(read.len() as u64);
     // Nothing behind the end of the netfs's file is wanted of the cache file.
     let limit = end.min(file_size);
-    let (source, found, to) = match begins_with(&object.backing.known, file, start, limit) {
+    let (source, found, to) = match file.begins_with(start, limit) {
         Ok(Begin::DataTo(to)) if to < limit => (Source::Cache, Found::Data, to),
         // The block with the end in it is whole.
         Ok(Begin::DataTo(_)) => (
@@ -99,12 +103,12 @@ fn place(
         Ok(Begin::HoleTo(_)) => (Source::Server, Found::Hole, end),
         Ok(Begin::Nothing) => (Source::Server, Found::Nothing, end),
         Err(error) => {
-            trace::io_error(object.debug_id, file, error, Where::Seek);
+            trace::io_error(object.debug_id, file.file(), error, Where::Seek);
             return (Source::Server, Found::SeekError);
         }
     };
-    if source == Source::Cache && was_cut_unheard(object, read, to) {
-        object.backing.trust.spoil();
+    if source == Source::Cache && was_cut_unheard(object, file, read, to) {
+        file.validity.spoil();
         return (Source::Server, Found::NoFile);
     }
     if source == Source::Server {
@@ -119,31 +123,28 @@ fn place(
 /// none (`cachefiles_query_occupancy()`).
 pub(crate) fn query(
     object: &Object,
-    file: &File,
+    file: &CacheFile,
     range: Range<u64>,
     granularity: u64,
 ) -> Result<Range<u64>> {
-    if !object.backing.trust.is_good() {
+    if !file.validity.is_good() || file.is_changed_by_others() {
         return Err(ENOBUFS);
     }
     let piece = granularity.max(object.cache().disk.block_size.into());
-    let unknown = |_| ENOBUFS;
-    let (data, hole) = Known::look(file, range.start, range.end, || {
-        inject::read().map_err(unknown)?;
-        let Extent::At(data) = file.next_data(range.start).map_err(unknown)? else {
-            return Err(ENODATA);
+    let mut at = range.start;
+    while at < range.end {
+        at = match file.begins_with(at, range.end).map_err(|_| ENOBUFS)? {
+            Begin::Nothing => break,
+            Begin::HoleTo(to) => to,
+            Begin::DataTo(to) => {
+                let first = at.checked_next_multiple_of(piece).ok_or(ENODATA)?;
+                let last = to - to % piece;
+                if first < last {
+                    return Ok(first..last);
+                }
+                to
+            }
         };
-        inject::read().map_err(unknown)?;
-        let Extent::At(hole) = file.next_hole(data).map_err(unknown)? else {
-            return Err(ENODATA);
-        };
-        Ok((data, hole))
-    })?;
-    let first = data.checked_next_multiple_of(piece).ok_or(ENODATA)?;
-    let last = (hole - hole % piece).min(range.end);
-    if first < last {
-        Ok(first..last)
-    } else {
-        Err(ENODATA)
     }
+    Err(ENODATA)
 }

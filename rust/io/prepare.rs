@@ -2,10 +2,10 @@
 
 //! Before a read: is the data there, and if not, who has it?
 
-use crate::cache::known::Known;
+use crate::cache::file::{Begin, CacheFile};
 use crate::cache::object::Object;
-use crate::cache::{inject, BLOCK};
-use crate::sys::file::{Extent, File};
+use crate::cache::BLOCK;
+use crate::fscache::CacheFiles;
 use crate::sys::log;
 use crate::sys::netfs::{Resources, Source, Want};
 use crate::sys::subrequest::DemandRead;
@@ -15,22 +15,12 @@ use kernel::prelude::*;
 /// The longest range that the daemon is asked for at once; daemons have buffers of this size.
 const MAX_REQUEST: u64 = 2 << 20;
 
-/// What a range of a cache file begins with.
-pub(super) enum Begin {
-    /// Data, up to here at least.
-    DataTo(u64),
-    /// A hole, up to here at most.
-    HoleTo(u64),
-    /// A hole, behind which there is no data.
-    Nothing,
-}
-
 /// Sees to it that all that is wanted can be read from the cache, asking the daemon for each hole in
 /// it (`cachefiles_do_prepare_read()`).
 ///
 /// Where C gives back the part before the first hole, we give back all or nothing: EROFS ends a bio
 /// that was served in two parts twice.
-pub(crate) fn prepare(resources: &Resources<'_, Object>, read: &mut DemandRead<'_>) -> Source {
+pub(crate) fn prepare(resources: &Resources<'_, CacheFiles>, read: &mut DemandRead<'_>) -> Source {
     let (mut object, mut file) = (0, None);
     let (source, found) = if read.start >= read.file_size {
         file = resources.file();
@@ -48,12 +38,12 @@ pub(crate) fn prepare(resources: &Resources<'_, Object>, read: &mut DemandRead<'
         flags: read.flags.bits(),
         netfs_inode: read.inode,
     };
-    trace::prep_read(&preparing, file, source, found);
+    trace::prep_read(&preparing, file.map(CacheFile::file), source, found);
     source
 }
 
 /// Looks for the read's range in the file, and has the daemon fill what is not there.
-fn fetch(object: &Object, file: &File, read: &mut DemandRead<'_>) -> (Source, Found) {
+fn fetch(object: &Object, file: &CacheFile, read: &mut DemandRead<'_>) -> (Source, Found) {
     let start = read.start;
     let Some(end) = start.checked_add(read.len as u64).filter(|_| read.len > 0) else {
         return (Source::Invalid, Found::Hole);
@@ -62,7 +52,7 @@ fn fetch(object: &Object, file: &File, read: &mut DemandRead<'_>) -> (Source, Fo
     // How far the daemon has said that the data is there: a hole before it is a lie.
     let mut promised = start;
     while at < end {
-        let (to, found) = match begins_with(&object.backing.known, file, at, end) {
+        let (to, found) = match file.begins_with(at, end) {
             Ok(Begin::DataTo(to)) => {
                 at = to;
                 continue;
@@ -70,7 +60,7 @@ fn fetch(object: &Object, file: &File, read: &mut DemandRead<'_>) -> (Source, Fo
             Ok(Begin::HoleTo(to)) => (to, if to < end { Found::Part } else { Found::Hole }),
             Ok(Begin::Nothing) => (end, Found::Nothing),
             Err(error) => {
-                trace::io_error(object.debug_id, file, error, Where::Seek);
+                trace::io_error(object.debug_id, file.file(), error, Where::Seek);
                 return (Source::Server, Found::SeekError);
             }
         };
@@ -108,52 +98,4 @@ fn ask(object: &Object, at: u64, to: u64) -> Result<u64> {
         .requests()
         .read(&object.demand, from, to - from)?;
     Ok(to)
-}
-
-/// What the file system says is there from `at` on, and exactly how far.
-fn first_extent(file: &File, at: u64) -> Result<Begin> {
-    let data = match file.next_data(at)? {
-        Extent::At(data) => data,
-        Extent::None => return Ok(Begin::Nothing),
-    };
-    if data > at {
-        return Ok(Begin::HoleTo(data));
-    }
-    inject::read()?;
-    Ok(match file.next_hole(at)? {
-        Extent::At(hole) => Begin::DataTo(hole),
-        // It has been cut meanwhile.
-        Extent::None => Begin::Nothing,
-    })
-}
-
-/// Looks at the file from `at` on, no further than `end`.
-pub(super) fn begins_with(known: &Known, file: &File, at: u64, end: u64) -> Result<Begin> {
-    inject::read()?;
-    let asking = match known.data_from(file, at) {
-        Ok(to) => return Ok(Begin::DataTo(to.min(end))),
-        Err(asking) => asking,
-    };
-    let is_quiet = || !file.has_pages(end, u64::MAX);
-    let was_quiet = is_quiet();
-    let hole = match Known::look(file, at, end, || first_extent(file, at))? {
-        Begin::HoleTo(data) => return Ok(Begin::HoleTo(data.min(end))),
-        Begin::Nothing => return Ok(Begin::Nothing),
-        Begin::DataTo(hole) => hole,
-    };
-    // A block that is data only in part would be one of a file system with smaller blocks.
-    let whole = hole - hole % BLOCK;
-    // Behind what is wanted, nobody drops what is in the way.
-    let sure = match was_quiet && is_quiet() {
-        true => whole,
-        false => whole.min(end - end % BLOCK),
-    };
-    if sure > at {
-        known.learn(asking, at, sure);
-    }
-    Ok(match whole {
-        _ if hole >= end => Begin::DataTo(end),
-        whole if whole > at => Begin::DataTo(whole),
-        whole => Begin::HoleTo((whole + BLOCK).min(end)),
-    })
 }

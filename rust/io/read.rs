@@ -2,12 +2,12 @@
 
 //! Reading from a cache file into whatever netfs points to, directly and asynchronously.
 
+use crate::cache::file::{Begin, CacheFile};
 use crate::cache::inject;
-use crate::cache::known::{Known, Removals};
 use crate::cache::object::Object;
+use crate::fscache::CacheFiles;
 use crate::sys::aio::{self, Done};
 use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
-use crate::sys::file::{Extent, File};
 use crate::sys::fscache::Count;
 use crate::sys::netfs::{OnHole, Operation};
 use crate::sys::trace::{self, Seen, Where};
@@ -24,13 +24,11 @@ struct Read {
     want: usize,
     /// Invalidations of the cookie when the operation began.
     invalidations: u32,
-    /// What had been taken out of the file when its data was found.
-    removals: Removals,
 }
 
 /// Reads at `start` (`cachefiles_read()`).
 pub(crate) fn read(
-    operation: Operation<Object>,
+    operation: Operation<CacheFiles>,
     start: u64,
     mut into: Transfer<'_, Dest>,
     on_hole: OnHole,
@@ -43,7 +41,6 @@ pub(crate) fn read(
     Count::Read.bump();
     let len = into.len();
     let is_on_demand = object.cache().on_demand.is_some();
-    let removals = object.backing.removals(&file);
     let skipped = match leading_hole(&object, &file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
@@ -64,10 +61,14 @@ pub(crate) fn read(
         skipped,
         want: len - skipped,
         invalidations,
-        removals,
     };
     job.object.seen(Seen::GetRequest);
-    trace::read(job.object.debug_id, &file, start + skipped as u64, job.want);
+    trace::read(
+        job.object.debug_id,
+        file.file(),
+        start + skipped as u64,
+        job.want,
+    );
     // EROFS makes sure that all of the iterator was taken. The netfs library sets its own anew, by
     // what was read: to pass over every page of it would be for nothing.
     aio::read(file, start + skipped as u64, into, is_on_demand, job);
@@ -95,11 +96,11 @@ pub(crate) fn refused(object: Option<&Object>) -> Result<usize> {
     }
 }
 
-/// How many bytes from `start` on are to be zeros because the file has none there. On-demand mode has
-/// made sure that there are all, but another of the daemon's writes may have failed since.
+/// How many bytes from `start` on are to be zeros because the file has none there. On-demand mode wants
+/// all of them to be there.
 fn leading_hole(
     object: &Object,
-    file: &File,
+    file: &CacheFile,
     start: u64,
     len: usize,
     on_hole: OnHole,
@@ -107,42 +108,28 @@ fn leading_hole(
     if on_hole == OnHole::Ignore {
         return Ok(0);
     }
-    inject::read()?;
     let end = start.saturating_add(len as u64);
-    let must_be_whole = object.cache().on_demand.is_some();
-    if let Ok(to) = object.backing.known.data_from(file, start) {
-        if to >= end || !must_be_whole {
-            return Ok(0);
-        }
+    match file.begins_with(start, end)? {
+        Begin::DataTo(to) if to < end && object.cache().on_demand.is_some() => Err(ENODATA),
+        Begin::DataTo(_) => Ok(0),
+        _ if on_hole == OnHole::Fail => Err(ENODATA),
+        // CAST: At most `len`.
+        Begin::HoleTo(to) => Ok((to - start) as usize),
+        Begin::Nothing => Ok(len),
     }
-    Known::look(file, start, end, || {
-        let hole = match file.next_data(start)? {
-            Extent::At(data) => usize::try_from(data.saturating_sub(start))
-                .unwrap_or(len)
-                .min(len),
-            Extent::None => len,
-        };
-        if hole > 0 && on_hole == OnHole::Fail {
-            return Err(ENODATA);
-        }
-        if must_be_whole && matches!(file.next_hole(start)?, Extent::At(at) if at < end) {
-            return Err(ENODATA);
-        }
-        Ok(hole)
-    })
 }
 
 impl Done for Read {
-    fn done(self, file: &File, result: Result<usize>) -> Result<usize> {
+    type Holder = CacheFile;
+
+    fn done(self, file: &CacheFile, result: Result<usize>) -> Result<usize> {
         if let Err(error) = result {
-            trace::io_error(self.object.debug_id, file, error, Where::Read);
+            trace::io_error(self.object.debug_id, file.file(), error, Where::Read);
         }
         let result = match result {
             // What the file does not have must not pass for zeros.
             Ok(count) if count < self.want => Err(EIO),
             Ok(_) if self.object.cookie.invalidations() != self.invalidations => Err(ESTALE),
-            // Nor what was just taken out.
-            Ok(_) if !Known::nothing_removed_since(file, self.removals) => Err(EIO),
             Ok(count) => Ok(self.skipped + count),
             Err(error) => Err(error),
         };

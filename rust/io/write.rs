@@ -4,18 +4,18 @@
 //! writes there.
 //!
 //! Only whole blocks are written. A write that fails, or is refused for want of space, is no error
-//! to whoever reads or writes the netfs's file. See [`not_stored`] for what a refusal means to the
+//! to the task that reads or writes the netfs's file. See [`not_stored`] for what a refusal means to the
 //! cache; after a failure the file is not trusted any more.
 
 use super::fit::fit;
-use super::prepare::{begins_with, Begin};
 use crate::cache::disk::{Disk, Need, Writing};
+use crate::cache::file::{Begin, CacheFile};
 use crate::cache::local_write::{before_write, not_stored};
 use crate::cache::object::Object;
 use crate::cache::{inject, BLOCK};
+use crate::fscache::CacheFiles;
 use crate::sys::aio::{self, Done};
 use crate::sys::errno::ENOBUFS;
-use crate::sys::file::File;
 use crate::sys::fscache::{CookieFlag, Count};
 use crate::sys::netfs::Operation;
 use crate::sys::subrequest::WriteSubrequest;
@@ -58,24 +58,24 @@ impl Write {
 /// invalidation, or no room.
 pub(crate) fn prepare(
     object: &Object,
-    file: &File,
+    file: &CacheFile,
     at: u64,
     len: usize,
     upper: usize,
     is_new: bool,
 ) -> Result<usize> {
-    try_prepare(object, file, at, len, upper, is_new).inspect_err(|_| not_stored(object))
+    try_prepare(object, file, at, len, upper, is_new).inspect_err(|_| not_stored(object, file))
 }
 
 fn try_prepare(
     object: &Object,
-    file: &File,
+    file: &CacheFile,
     at: u64,
     len: usize,
     upper: usize,
     is_new: bool,
 ) -> Result<usize> {
-    if !object.backing.trust.is_good() || object.backing.copies.are_outdated() {
+    if !file.validity.is_good() || object.backing.copies.are_outdated() {
         return Err(ENOBUFS);
     }
     if at % BLOCK != 0 || len > upper {
@@ -87,54 +87,31 @@ fn try_prepare(
         .ok_or(ENOBUFS)?;
     let disk = &object.cache().disk;
     let _acting = disk.cred.assume();
-    before_write(object)?;
+    before_write(object, file)?;
     let end = at.checked_add(whole as u64).ok_or(EFBIG)?;
-    let there = match is_new {
-        true => Begin::Nothing,
-        false => begins_with(&object.backing.known, file, at, end)
-            .inspect_err(|&error| trace::io_error(object.debug_id, file, error, Where::Seek))?,
-    };
-    match there {
+    if !is_new {
+        let there = file.begins_with(at, end).inspect_err(|&error| {
+            trace::io_error(object.debug_id, file.file(), error, Where::Seek);
+        })?;
         // It takes no room.
-        Begin::DataTo(to) if to >= end => return Ok(whole),
-        Begin::DataTo(_) => {}
-        Begin::HoleTo(to) if to < end => {}
-        Begin::HoleTo(_) | Begin::Nothing => {
-            return disk.has_room_for(whole as u64, Need::Write).map(|()| whole);
+        if matches!(there, Begin::DataTo(to) if to >= end) {
+            return Ok(whole);
         }
     }
-    // Part of it is there already, but statfs does not tell how much that saves.
-    if disk.has_room_for(whole as u64, Need::Check).is_ok() {
-        return Ok(whole);
-    }
-    // What is there would be half of what is new: make it a hole. C then goes on to write all the
-    // same, below the limit.
-    Count::NoSpaceToWrite.bump();
-    let punch = || inject::remove().and_then(|()| file.punch_hole(at, whole as u64));
-    object
-        .backing
-        .known
-        .while_removing(file, punch)
-        .map_err(|error| {
-            trace::io_error(object.debug_id, file, error, Where::Fallocate);
-            object.io_error(format_args!(
-                "Punching a hole failed with error {}",
-                error.to_errno()
-            ));
-            EIO
-        })?;
-    disk.has_room_for(whole as u64, Need::Check).map(|()| whole)
+    // If a part of it is there, statfs does not tell how much that saves. Where there is no room for all
+    // of it, C makes a hole of that part, and goes on to write all the same, below the limit.
+    disk.has_room_for(whole as u64, Need::Write).map(|()| whole)
 }
 
 /// Writes all of `from` at `at`, for which there is room (`cachefiles_write()`).
-pub(crate) fn write(operation: Operation<Object>, at: u64, from: Transfer<'_, Src>) {
+pub(crate) fn write(operation: Operation<CacheFiles>, at: u64, from: Transfer<'_, Src>) {
     let len = from.len();
     submit(operation, at, from, len, 0);
 }
 
 /// Writes the whole blocks of a subrequest (`cachefiles_issue_write()`).
-pub(crate) fn issue(operation: Operation<Object>, mut write: WriteSubrequest<'_>) {
-    let (object, file) = (&*operation.object, &operation.file);
+pub(crate) fn issue(operation: Operation<CacheFiles>, mut write: WriteSubrequest<'_>) {
+    let (object, file) = (&*operation.object, &*operation.file);
     let is_copy = write.is_copy();
     if is_copy && object.backing.copies.are_outdated() {
         // Nobody misses it: what was there has gone, and what is there now has nothing of it.
@@ -151,7 +128,7 @@ pub(crate) fn issue(operation: Operation<Object>, mut write: WriteSubrequest<'_>
     // Of what is only copied nothing was there before.
     let missed = |object: &Object| {
         if !is_copy {
-            not_stored(object);
+            not_stored(object, &file);
         }
     };
     if fit.head > 0 || fit.tail > 0 {
@@ -173,7 +150,7 @@ pub(crate) fn issue(operation: Operation<Object>, mut write: WriteSubrequest<'_>
 }
 
 fn submit(
-    operation: Operation<Object>,
+    operation: Operation<CacheFiles>,
     at: u64,
     from: Transfer<'_, Src>,
     len: usize,
@@ -187,7 +164,7 @@ fn submit(
         left_out,
     };
     job.object().seen(Seen::GetRequest);
-    trace::write(job.object().debug_id, &file, at, len);
+    trace::write(job.object().debug_id, file.file(), at, len);
     match inject::write() {
         Ok(()) => aio::write(file, at, from, len, job),
         Err(error) => {
@@ -198,10 +175,12 @@ fn submit(
 }
 
 impl Done for Write {
-    fn done(self, file: &File, result: Result<usize>) -> Result<usize> {
+    type Holder = CacheFile;
+
+    fn done(self, file: &CacheFile, result: Result<usize>) -> Result<usize> {
         let object = self.object();
         if let Err(error) = result {
-            trace::io_error(object.debug_id, file, error, Where::Write);
+            trace::io_error(object.debug_id, file.file(), error, Where::Write);
         }
         // Whoever reads next has to look at the file.
         object.cookie.set(CookieFlag::HaveData);
@@ -213,10 +192,8 @@ impl Done for Write {
             Err(error) => Err(error),
         };
         if result.is_err() {
-            // Whoever wrote: the file system may have allocated blocks and not written them. It calls
-            // such a block a hole only as long as nobody has read it through the page cache; then it
-            // is zeros. They cannot be freed here, where nothing may sleep.
-            object.backing.trust.spoil();
+            // Some of what was there may be older than what the netfs has.
+            file.validity.spoil();
         }
         // The netfs may let the cookie go as soon as it knows. Until then the cookie holds the
         // object, so that ours is not the last reference, which could not be dropped here.

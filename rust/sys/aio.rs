@@ -2,8 +2,8 @@
 
 //! Asynchronous direct reads and writes of a backing file.
 //!
-//! The netfs holds what the iterator points to until it is told that the I/O is over; here only the
-//! file is counted.
+//! The netfs holds what the iterator points to until it is told that the I/O is over; this file
+//! takes references to the file only.
 
 use super::bindings;
 use super::file::File;
@@ -17,12 +17,16 @@ use core::ops::Deref;
 use core::ptr::{addr_of_mut, NonNull};
 use core::sync::atomic::{fence, AtomicU32, Ordering};
 use kernel::error::{code::*, Result};
+use kernel::sync::Arc;
 
 /// What happens when an I/O is over, before the netfs is told. Called exactly once, maybe from an
 /// interrupt.
 pub(crate) trait Done: Send + 'static {
+    /// What holds the file. Dropped in any context, after `done()` was called.
+    type Holder: AsRef<File> + Send + Sync + 'static;
+
     /// Makes of `result`, the number of bytes transferred, what the netfs is told.
-    fn done(self, file: &File, result: Result<usize>) -> Result<usize>;
+    fn done(self, file: &Self::Holder, result: Result<usize>) -> Result<usize>;
 }
 
 /// An I/O under way.
@@ -33,7 +37,7 @@ struct Request<D: Done> {
     iter: UnsafeCell<bindings::iov_iter>,
     // Taken when the I/O is completed, once, before the completion's reference is dropped.
     end: UnsafeCell<ManuallyDrop<End<D>>>,
-    file: File,
+    file: Arc<D::Holder>,
     references: AtomicU32,
 }
 
@@ -44,7 +48,7 @@ struct End<D: Done> {
 }
 
 impl<D: Done> End<D> {
-    fn reach(self, file: &File, result: Result<usize>, was_async: bool) {
+    fn reach(self, file: &D::Holder, result: Result<usize>, was_async: bool) {
         let result = self.done.done(file, result);
         self.told.finish(result, was_async);
     }
@@ -72,19 +76,21 @@ impl<D: Done> Reference<D> {
     /// A new request about the first `len` bytes of `iter`, with a reference for the submitter; the
     /// other one is the completion's. Without memory, gives what it got back.
     fn new(
-        file: File,
+        file: Arc<D::Holder>,
         pos: i64,
         iter: &IovIter<'_>,
         len: usize,
         is_write: bool,
         end: End<D>,
-    ) -> Result<Self, (File, End<D>)> {
+    ) -> Result<Self, (Arc<D::Holder>, End<D>)> {
         let () = Self::FITS;
         // SAFETY: What the memory is taken from exists as long as the module's code may run
         // (`sys/module.rs`). Here we may sleep. The file lives as long as the request, which is about
         // to have the reference to it.
         let memory =
-            unsafe { bindings::cfrs_alloc_io(file.as_ptr(), pos, is_write, Some(completed::<D>)) };
+            unsafe {
+            bindings::cfrs_alloc_io((*file).as_ref().as_ptr(), pos, is_write, Some(completed::<D>))
+        };
         let Some(ptr) = NonNull::new(memory.cast::<Request<D>>()) else {
             return Err((file, end));
         };
@@ -145,7 +151,13 @@ impl<D: Done> Drop for Reference<D> {
 ///
 /// If `takes`, all of `into` is taken, else it is left as it is: before the read begins, since the
 /// iterator may be gone when this returns.
-pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_, Dest>, takes: bool, done: D) {
+pub(crate) fn read<D: Done>(
+    file: Arc<D::Holder>,
+    at: u64,
+    into: Transfer<'_, Dest>,
+    takes: bool,
+    done: D,
+) {
     let len = into.len();
     submit(file, at, into, len, takes, false, done);
 }
@@ -154,12 +166,18 @@ pub(crate) fn read<D: Done>(file: File, at: u64, into: Transfer<'_, Dest>, takes
 /// called. The iterator is left as it is.
 ///
 /// Neither waits for memory that the netfs would have to write out: it may be what asks.
-pub(crate) fn write<D: Done>(file: File, at: u64, from: Transfer<'_, Src>, len: usize, done: D) {
+pub(crate) fn write<D: Done>(
+    file: Arc<D::Holder>,
+    at: u64,
+    from: Transfer<'_, Src>,
+    len: usize,
+    done: D,
+) {
     submit(file, at, from, len, false, true, done);
 }
 
 fn submit<D: Done, W>(
-    file: File,
+    file: Arc<D::Holder>,
     at: u64,
     transfer: Transfer<'_, W>,
     len: usize,

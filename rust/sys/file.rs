@@ -3,12 +3,11 @@
 //! Open files of a backing file system, as the kernel uses them.
 
 use super::bindings;
-use super::block::Block;
+use super::block::Blocks;
 use super::creds::Cred;
 use super::dentry::{Dentry, Dir};
 use super::inode::Inode;
 use super::iov_iter::IovIter;
-use super::rwsem::RwSem;
 use super::to_count;
 use core::ptr::NonNull;
 use kernel::error::{code::*, from_err_ptr, to_result, Error, Result};
@@ -36,31 +35,6 @@ pub(crate) enum Extent {
     None,
 }
 
-/// Tells files that are open, and how much of one is allocated.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    inode: usize,
-    blocks: u64,
-}
-
-impl Stamp {
-    /// Whether it is of the same file as the other.
-    pub(crate) fn is_same_file(&self, other: &Stamp) -> bool {
-        self.inode == other.inode
-    }
-
-    /// A number that is the same for the same file.
-    pub(crate) fn hash(&self) -> usize {
-        // The upper bits of the product depend on all of the address (Fibonacci hashing).
-        (self.inode as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) as usize >> 40
-    }
-
-    /// Whether anything is allocated, as far as the inode tells.
-    pub(crate) fn has_blocks(&self) -> bool {
-        self.blocks > 0
-    }
-}
-
 /// The first and the last byte of a range; `None` if it is empty.
 fn offsets(at: u64, end: u64) -> Option<(i64, i64)> {
     // CAST: To the largest offset, which then bounds both.
@@ -80,27 +54,12 @@ impl File {
         Ok(File { ptr })
     }
 
-    /// Takes over the caller's reference.
-    ///
-    /// # Safety
-    ///
-    /// `ptr` must be valid, and one reference to it must be the caller's to give.
-    pub(super) unsafe fn from_raw(ptr: NonNull<bindings::file>) -> Self {
-        // INVARIANT: The caller gives its reference.
-        File { ptr }
-    }
-
-    /// Gives our reference away as a pointer; [`File::from_raw`] takes it back.
-    pub(super) fn into_raw(self) -> NonNull<bindings::file> {
-        core::mem::ManuallyDrop::new(self).ptr
-    }
-
     /// Lets go of the file and, if ours is the last reference, closes it here and now, where a
     /// kernel thread would otherwise leave that to another: its file system can be unmounted then.
     /// May sleep.
     pub(crate) fn close(self) {
         // SAFETY: The reference is ours, and given up.
-        unsafe { bindings::__fput_sync(self.into_raw().as_ptr()) }
+        unsafe { bindings::__fput_sync(core::mem::ManuallyDrop::new(self).as_ptr()) }
     }
 
     pub(super) fn as_ptr(&self) -> *mut bindings::file {
@@ -155,63 +114,24 @@ impl File {
         u64::try_from(unsafe { bindings::cfrs_file_size(self.as_ptr()) }).unwrap_or(0)
     }
 
-    /// 512-byte blocks allocated (`i_blocks`).
+    /// 512-byte blocks allocated, as stat(2) tells. May sleep.
     pub(crate) fn blocks(&self) -> u64 {
         // SAFETY: The file is valid.
         unsafe { bindings::cfrs_file_blocks(self.as_ptr()) }
     }
 
-    /// Bytes that it takes on the disk, as its file system tells whoever asks (`vfs_getattr()`).
-    pub(crate) fn allocated(&self) -> Result<u64> {
-        let mut bytes = 0;
-        // SAFETY: The file is valid and `bytes` is writable.
-        to_result(unsafe { bindings::cfrs_file_allocated(self.as_ptr(), &mut bytes) })?;
-        Ok(bytes)
+    /// The largest offset that the current task may write up to.
+    pub(crate) fn size_limit(&self) -> u64 {
+        // SAFETY: The file is valid.
+        u64::try_from(unsafe { bindings::cfrs_file_size_limit(self.as_ptr()) }).unwrap_or(0)
     }
 
-    /// Whether anything from `at` to `end` is in the page cache, as what somebody else has read, or was
-    /// and has left a trace there.
-    #[inline]
+    /// Whether the page cache has pages of the file from `at` to `end`, or entries of evicted ones.
     pub(crate) fn has_pages(&self, at: u64, end: u64) -> bool {
-        // SAFETY: The file is valid, and keeps its mapping, whose root is a word that may change at any
-        // time and is not followed.
-        let any = unsafe {
-            let mapping = (*self.as_ptr()).f_mapping;
-            !core::ptr::addr_of!((*mapping).i_pages.xa_head)
-                .read_volatile()
-                .is_null()
-        };
-        any && self.has_pages_between(at, end)
-    }
-
-    #[cold]
-    fn has_pages_between(&self, at: u64, end: u64) -> bool {
         offsets(at, end).is_some_and(|(at, last)| {
             // SAFETY: The file is valid, and keeps its mapping.
             unsafe { bindings::cfrs_has_pages(self.as_ptr(), at, last) }
         })
-    }
-
-    /// Forgets what has been read of it through the page cache from `at` to `end`, as far as nobody
-    /// else is at it. May sleep.
-    pub(crate) fn drop_pages(&self, at: u64, end: u64) {
-        if let Some((at, last)) = offsets(at, end) {
-            // SAFETY: The file is valid, and keeps its mapping.
-            unsafe { bindings::cfrs_drop_pages(self.as_ptr(), at, last) }
-        }
-    }
-
-    /// Which file it is, and how much of it is allocated.
-    pub(crate) fn stamp(&self) -> Stamp {
-        // SAFETY: The file is valid, and keeps its inode, whose number of blocks is a word that may
-        // change at any time.
-        unsafe {
-            let inode = (*self.as_ptr()).f_inode;
-            Stamp {
-                inode: inode as usize,
-                blocks: core::ptr::addr_of!((*inode).i_blocks).read_volatile(),
-            }
-        }
     }
 
     /// Where the next data from `from` on is (`SEEK_DATA`).
@@ -290,26 +210,29 @@ impl File {
         unsafe { bindings::cfrs_touch_atime(self.as_ptr()) }
     }
 
-    /// Writes a block at `at` directly, and waits for it. Says whether it was all of it: a part looks
-    /// like all to who asks what there is. After an error it is what it was.
-    pub(crate) fn write_block(&self, at: u64, block: &Block) -> Result<bool> {
+    /// Writes the first `len` bytes of `blocks` at `at` directly, waits for it, and returns how many
+    /// were written.
+    pub(crate) fn write_blocks(&self, at: u64, blocks: &Blocks, len: usize) -> Result<usize> {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
-        // SAFETY: The file is valid and was opened for writing; a `Block` is a page of memory, which
+        let len = len.min(blocks.len());
+        // SAFETY: The file is valid and was opened for writing; `Blocks` is memory of kmalloc's, which
         // is borrowed for the whole call.
-        let ret = unsafe { bindings::cfrs_write_block(self.as_ptr(), block.as_ptr(), at) };
-        Ok(to_count(ret)? == block.len())
+        to_count(unsafe {
+            bindings::cfrs_write_blocks(self.as_ptr(), blocks.as_ptr(), len, at)
+        })
     }
 
-    /// Reads the block at `at` directly: all of it, or an error.
-    pub(crate) fn read_block(&self, at: u64, block: &mut Block) -> Result {
+    /// Reads `blocks` at `at` directly: all of it, or an error.
+    pub(crate) fn read_blocks(&self, at: u64, blocks: &mut Blocks) -> Result {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
-        // SAFETY: The file is valid and was opened for reading; a `Block` is a page of memory, which
+        // SAFETY: The file is valid and was opened for reading; `Blocks` is memory of kmalloc's, which
         // is ours for the whole call.
-        let ret = unsafe { bindings::cfrs_read_block(self.as_ptr(), block.as_mut_ptr(), at) };
-        if to_count(ret)? == block.len() {
-            Ok(())
-        } else {
-            Err(EIO)
+        let ret = unsafe {
+            bindings::cfrs_read_blocks(self.as_ptr(), blocks.as_mut_ptr(), blocks.len(), at)
+        };
+        match to_count(ret)? {
+            read if read == blocks.len() => Ok(()),
+            _ => Err(EIO),
         }
     }
 
@@ -322,22 +245,11 @@ impl File {
     /// Writes directly what `from` holds, and waits for it. May write less. `EINVAL`, and nothing is
     /// taken, if the memory is not aligned as the device wants it, or not a page of it lies in one
     /// piece.
-    ///
-    /// Shares `writers` when the memory is there, while the file is written. Not while this task has
-    /// any of it.
-    pub(crate) fn write_iter(
-        &self,
-        at: u64,
-        from: &mut IovIter<'_>,
-        writers: &RwSem,
-    ) -> Result<usize> {
+    pub(crate) fn write_iter(&self, at: u64, from: &mut IovIter<'_>) -> Result<usize> {
         let at = i64::try_from(at).map_err(|_| EFBIG)?;
         // SAFETY: The file is valid and was opened for writing; the iterator is borrowed for the
-        // whole call, as is the lock, and the call is synchronous since the shim's kiocb has no
-        // completion.
-        to_count(unsafe {
-            bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr(), writers.as_ptr())
-        })
+        // whole call, and the call is synchronous since the shim's kiocb has no completion.
+        to_count(unsafe { bindings::cfrs_write_iter(self.as_ptr(), at, from.as_ptr()) })
     }
 }
 

@@ -6,7 +6,6 @@
 //! no decision is taken here but what to do when there is no object.
 
 use super::bindings;
-use super::file::File;
 use super::fscache::{Cookie, Invalidating, LookingUp, Resumed, VolumeCookie};
 use super::iov_iter::IovIter;
 use super::netfs::{OnHole, Operation, ReadFlags, Resources, Source, Termination, Want};
@@ -30,6 +29,8 @@ pub(crate) trait Backend: Sized + 'static {
     type Volume: Send + Sync + 'static;
     /// What stands behind a data cookie.
     type Object: Send + Sync + 'static;
+    /// What an operation reads and writes. Its last reference may be dropped in any context.
+    type File: Send + Sync + 'static;
 
     /// Makes a volume's representation. May sleep.
     fn acquire_volume(
@@ -53,11 +54,12 @@ pub(crate) trait Backend: Sized + 'static {
     fn withdraw_cookie(object: Arc<Self::Object>);
     /// The file that I/O on the object works on, once the object has been found; `None` if there is
     /// none. There had been so many invalidations when the operation began. May sleep.
-    fn backing_file(object: ArcBorrow<'_, Self::Object>, invalidations: u32) -> Option<File>;
+    fn backing_file(object: ArcBorrow<'_, Self::Object>, invalidations: u32)
+        -> Option<Arc<Self::File>>;
     /// Says where a read on demand is to get its data from, all of it, and sees to it that it is
     /// there.
     fn prepare_on_demand_read(
-        resources: &Resources<'_, Self::Object>,
+        resources: &Resources<'_, Self>,
         read: &mut DemandRead<'_>,
     ) -> Source;
     /// What a read comes to for which there is no object or no file.
@@ -65,14 +67,14 @@ pub(crate) trait Backend: Sized + 'static {
     /// Reads into `into` and finishes it once, now or later. Before that, it passes over all of it, if
     /// the netfs looks.
     fn read(
-        operation: Operation<Self::Object>,
+        operation: Operation<Self>,
         start: u64,
         into: Transfer<'_, Dest>,
         on_hole: OnHole,
     );
     /// Says where a read is to get its data from, and shortens it to what can be had from there.
     fn prepare_read(
-        resources: &Resources<'_, Self::Object>,
+        resources: &Resources<'_, Self>,
         read: &mut ReadSubrequest<'_>,
         file_size: u64,
     ) -> Source;
@@ -85,7 +87,7 @@ pub(crate) trait Backend: Sized + 'static {
     /// Where in `range` the next data is, in pieces of at least `granularity` bytes.
     fn query_occupancy(
         object: ArcBorrow<'_, Self::Object>,
-        file: &File,
+        file: &Self::File,
         range: Range<u64>,
         granularity: u64,
     ) -> Result<Range<u64>>;
@@ -93,18 +95,18 @@ pub(crate) trait Backend: Sized + 'static {
     /// blocks, at most `upper`.
     fn prepare_write(
         object: ArcBorrow<'_, Self::Object>,
-        file: &File,
+        file: &Self::File,
         at: u64,
         len: usize,
         upper: usize,
         is_new: bool,
     ) -> Result<usize>;
     /// Writes all of `from` at `at` and finishes it once, now or later.
-    fn write(operation: Operation<Self::Object>, at: u64, from: Transfer<'_, Src>);
+    fn write(operation: Operation<Self>, at: u64, from: Transfer<'_, Src>);
     /// Writes what the cache can take of `write`, and finishes it once, now or later.
-    fn issue_write(operation: Operation<Self::Object>, write: WriteSubrequest<'_>);
+    fn issue_write(operation: Operation<Self>, write: WriteSubrequest<'_>);
     /// The netfs has changed the size of its file.
-    fn resize(object: ArcBorrow<'_, Self::Object>, file: &File, size: u64);
+    fn resize(object: ArcBorrow<'_, Self::Object>, file: &Self::File, size: u64);
     /// Nothing that is cached is valid any more. Lets I/O go on if there is to be caching from now on.
     fn invalidate<'a>(
         object: ArcBorrow<'_, Self::Object>,
@@ -235,7 +237,7 @@ impl<B: Backend> Table<B> {
         want: bindings::fscache_want_state,
     ) -> bool {
         // SAFETY: FS-Cache begins operations with access to the cookie.
-        let resources = unsafe { Resources::<B::Object>::from_raw(raw) };
+        let resources = unsafe { Resources::<B>::from_raw(raw) };
         if resources.file().is_some() {
             return true;
         }
@@ -262,7 +264,7 @@ impl<B: Backend> Table<B> {
         // `set_file`'s, and given up with the field.
         unsafe {
             let file = core::mem::replace(&mut (*raw).cache_priv2, null_mut());
-            drop(NonNull::new(file.cast()).map(|ptr| File::from_raw(ptr)));
+            drop(NonNull::new(file.cast::<B::File>()).map(|ptr| Arc::from_raw(ptr.as_ptr())));
             bindings::cfrs_end_io_access((*raw).cache_priv.cast());
         }
     }
@@ -270,7 +272,7 @@ impl<B: Backend> Table<B> {
     unsafe extern "C" fn end_copied_read(raw: *mut bindings::netfs_cache_resources) {
         // SAFETY: The operation has access until it is ended, which comes after.
         unsafe {
-            if let Some(object) = Resources::from_raw(raw).object() {
+            if let Some(object) = Resources::<B>::from_raw(raw).object() {
                 B::copy_over(object);
             }
             Self::end_operation(raw)
@@ -282,7 +284,7 @@ impl<B: Backend> Table<B> {
         // operation has access until it is ended, which comes after.
         unsafe {
             if bindings::cfrs_upload_failed(raw) {
-                if let Some(object) = Resources::from_raw(raw).object() {
+                if let Some(object) = Resources::<B>::from_raw(raw).object() {
                     B::upload_failed(object);
                 }
             }
@@ -303,7 +305,7 @@ impl<B: Backend> Table<B> {
             if ends == Some(Self::end_copied_read as usize) {
                 return;
             }
-            if let Some(object) = Resources::from_raw(raw).object() {
+            if let Some(object) = Resources::<B>::from_raw(raw).object() {
                 B::copy_begins(object);
                 (*raw).ops = &Self::COPY_OPS;
             }
@@ -332,7 +334,7 @@ impl<B: Backend> Table<B> {
         // SAFETY: The operation has begun; `len` and `flags` are the caller's for this call.
         let (resources, len, flags) = unsafe {
             (
-                Resources::<B::Object>::from_raw(raw),
+                Resources::<B>::from_raw(raw),
                 *len,
                 ReadFlags::from_raw(flags),
             )
@@ -394,7 +396,7 @@ impl<B: Backend> Table<B> {
         let (resources, mut into) = unsafe {
             let told = Termination::from_raw(func, private);
             (
-                Resources::<B::Object>::from_raw(raw),
+                Resources::<B>::from_raw(raw),
                 Transfer::new(IovIter::from_raw(iter), told),
             )
         };
@@ -417,7 +419,7 @@ impl<B: Backend> Table<B> {
         new_size: bindings::loff_t,
     ) {
         // SAFETY: FS-Cache has begun an operation for this call, which has access to the cookie.
-        let resources = unsafe { Resources::<B::Object>::from_raw(raw) };
+        let resources = unsafe { Resources::<B>::from_raw(raw) };
         if let (Some(object), Some(file), Ok(size)) = (
             resources.object(),
             resources.file(),

@@ -20,17 +20,17 @@ pub(crate) struct Loaded<T: Root> {
     _facilities: Facilities,
 }
 
-/// The workqueue of `work.rs` and the memory of `aio.rs`, which both take to exist: no code of the
-/// module runs before its entry has made them, nor after its exit has dropped them.
+/// The workqueue of `work.rs`, the memory of `aio.rs` and the group of `watch.rs`, which these take to
+/// exist: no code of the module runs before its entry has made them, nor after its exit has dropped them.
 ///
 /// # Invariants
 ///
-/// Both exist, and this is the only one.
+/// They exist, and this is the only one.
 struct Facilities(());
 
 impl<T: Root> kernel::Module for Loaded<T> {
     fn init(_module: &'static ThisModule) -> Result<Self> {
-        // SAFETY: Module entry may sleep. A second call while both exist is refused.
+        // SAFETY: Module entry may sleep. A second call while they exist is refused.
         to_result(unsafe { bindings::cfrs_init() })?;
         // INVARIANT: Just made.
         let facilities = Facilities(());
@@ -43,7 +43,7 @@ impl<T: Root> kernel::Module for Loaded<T> {
 
 impl Drop for Facilities {
     fn drop(&mut self) {
-        // SAFETY: Both exist by the type invariant, and nothing can enter the module any more: the
+        // SAFETY: They exist by the type invariant, and nothing can enter the module any more: the
         // root is gone. For tasks and interrupts that are between their last put of a reference and
         // their return, the shim waits; the queue's end waits for the jobs. By then each I/O has
         // given its memory back.

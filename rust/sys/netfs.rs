@@ -4,10 +4,9 @@
 //! outlasts a call is an [`Operation`].
 
 use super::bindings;
-use super::file::File;
 use super::fscache::Cookie;
+use super::fscache_ops::Backend;
 use core::marker::PhantomData;
-use core::ptr::addr_of;
 use kernel::error::{code::*, Result};
 use kernel::sync::{Arc, ArcBorrow};
 
@@ -144,26 +143,26 @@ impl ReadFlags<'_> {
 ///
 /// `raw` is valid, for `'a`. The operation has access to the cookie, so that its object, an `Arc<O>`,
 /// is not withdrawn. Its file, once it has one, stays: `cache_priv2` is null or a [`File`]'s pointer.
-pub(crate) struct Resources<'a, O> {
+pub(crate) struct Resources<'a, B: Backend> {
     raw: *mut bindings::netfs_cache_resources,
-    _call: PhantomData<&'a O>,
+    _call: PhantomData<&'a B>,
 }
 
 /// What an I/O is done on, which may outlast the netfs's operation.
-pub(crate) struct Operation<O> {
+pub(crate) struct Operation<B: Backend> {
     /// The object.
-    pub(crate) object: Arc<O>,
+    pub(crate) object: Arc<B::Object>,
     /// Its file.
-    pub(crate) file: File,
+    pub(crate) file: Arc<B::File>,
     /// How many invalidations of the cookie there had been when the operation began.
     pub(crate) invalidations: u32,
 }
 
-impl<O> Resources<'_, O> {
+impl<B: Backend> Resources<'_, B> {
     /// # Safety
     ///
-    /// `raw` must be the resources of an operation that has begun on a cookie whose object is an
-    /// `Arc<O>`, and does not end while the result lives.
+    /// `raw` must be the resources of an operation that has begun on a cookie of this back end,
+    /// and does not end while the result lives.
     pub(super) unsafe fn from_raw(raw: *mut bindings::netfs_cache_resources) -> Self {
         // INVARIANT: The caller promises it.
         Resources {
@@ -183,22 +182,23 @@ impl<O> Resources<'_, O> {
     }
 
     /// The cookie's object, once there is one.
-    pub(super) fn object(&self) -> Option<ArcBorrow<'_, O>> {
+    pub(super) fn object(&self) -> Option<ArcBorrow<'_, B::Object>> {
         // SAFETY: The operation's access keeps the object.
         unsafe { self.cookie().object() }
     }
 
     /// The file that the operation works on, once there is one.
-    pub(crate) fn file(&self) -> Option<&File> {
-        // SAFETY: By the type invariant the field is as an `Option<File>`, which is a pointer or null.
-        unsafe { (*addr_of!((*self.raw).cache_priv2).cast::<Option<File>>()).as_ref() }
+    pub(crate) fn file(&self) -> Option<&B::File> {
+        // SAFETY: By the type invariant the field is null or points to what the operation counts.
+        unsafe { (*self.raw).cache_priv2.cast_const().cast::<B::File>().as_ref() }
     }
 
     /// Gives the operation, which has begun and is this task's, the file it works on.
-    pub(super) fn set_file(&self, file: File) {
+    pub(super) fn set_file(&self, file: Arc<B::File>) {
         debug_assert!(self.file().is_none());
         // SAFETY: Valid by the type invariant; the field is null.
-        unsafe { (*self.raw).cache_priv2 = file.into_raw().as_ptr().cast() }
+        // INVARIANT: The reference passes to the operation.
+        unsafe { (*self.raw).cache_priv2 = Arc::into_raw(file).cast_mut().cast() }
     }
 
     /// How many invalidations of the cookie there had been when the operation began.
@@ -215,7 +215,7 @@ impl<O> Resources<'_, O> {
 
     /// Waits for object and file, unless they are there; `None` if they never will be.
     #[inline]
-    pub(crate) fn ready(&self, want: Want) -> Option<(ArcBorrow<'_, O>, &File)> {
+    pub(crate) fn ready(&self, want: Want) -> Option<(ArcBorrow<'_, B::Object>, &B::File)> {
         if self.file().is_none() && !self.wait_for(want) {
             return None;
         }
@@ -224,14 +224,15 @@ impl<O> Resources<'_, O> {
 
     /// What an I/O is to be done on now; `None` if the cookie is out of service.
     #[inline]
-    pub(super) fn operation(&self, want: Want) -> Option<Operation<O>> {
+    pub(super) fn operation(&self, want: Want) -> Option<Operation<B>> {
         if !self.wait_for(want) {
             return None;
         }
         let (object, file) = (self.object()?, self.file()?);
         Some(Operation {
             object: object.into(),
-            file: file.clone(),
+            // SAFETY: From `Arc::into_raw` by the type invariant, and counted by the operation.
+            file: unsafe { ArcBorrow::from_raw(file) }.into(),
             invalidations: self.invalidations(),
         })
     }

@@ -29,7 +29,7 @@ impl<B: Backend> Table<B> {
         // SAFETY: The library prepares a subrequest of an operation that has begun, alone.
         let mut read = unsafe { ReadSubrequest::from_raw(subreq) };
         // SAFETY: The subrequest is the library's, which does not end the operation meanwhile.
-        let resources = unsafe { Resources::<B::Object>::from_raw(read.resources()) };
+        let resources = unsafe { Resources::<B>::from_raw(read.resources()) };
         let source = B::prepare_read(&resources, &mut read, i_size);
         if source == Source::Server && read.flags().is_copied_to_cache() {
             // SAFETY: A read, which is prepared by our caller alone.
@@ -48,7 +48,7 @@ impl<B: Backend> Table<B> {
     ) -> i32 {
         let found = || -> Result<(i64, usize)> {
             // SAFETY: The operation has begun and does not end during this call.
-            let resources = unsafe { Resources::<B::Object>::from_raw(raw) };
+            let resources = unsafe { Resources::<B>::from_raw(raw) };
             let (object, file) = resources.ready(Want::Read).ok_or(ENOBUFS)?;
             let start = u64::try_from(start)?;
             let range = start..start.saturating_add(len as u64);
@@ -78,7 +78,7 @@ impl<B: Backend> Table<B> {
         // SAFETY: The operation has begun and does not end during this call; the numbers are the
         // caller's.
         let (resources, start, len) =
-            unsafe { (Resources::<B::Object>::from_raw(raw), *start, &mut *len) };
+            unsafe { (Resources::<B>::from_raw(raw), *start, &mut *len) };
         let (Some((object, file)), Ok(at)) = (resources.ready(Want::Write), u64::try_from(start))
         else {
             return ENOBUFS.to_errno();
@@ -105,7 +105,7 @@ impl<B: Backend> Table<B> {
         let (resources, from) = unsafe {
             let told = Termination::from_raw(func, private);
             (
-                Resources::<B::Object>::from_raw(raw),
+                Resources::<B>::from_raw(raw),
                 Transfer::<Src>::new(IovIter::from_raw(iter), told),
             )
         };
@@ -128,7 +128,7 @@ impl<B: Backend> Table<B> {
         // SAFETY: The subrequest is being prepared by our caller, alone, and its operation, which is
         // the library's, has begun.
         unsafe {
-            let resources = Resources::<B::Object>::from_raw(bindings::cfrs_begin_write(subreq));
+            let resources = Resources::<B>::from_raw(bindings::cfrs_begin_write(subreq));
             Table::<B>::write_is_upload(resources.as_ptr());
             if resources.file().is_none() && !resources.wait_for(Want::Write) {
                 bindings::cfrs_refuse_prepare_write(subreq);
@@ -144,7 +144,7 @@ impl<B: Backend> Table<B> {
         // SAFETY: The subrequest is ours to finish, and its operation goes on until then.
         let write = unsafe { WriteSubrequest::from_raw(subreq, &mut parts) };
         // SAFETY: As above; the resources are not used any more when the subrequest is finished.
-        let resources = unsafe { Resources::<B::Object>::from_raw(write.resources()) };
+        let resources = unsafe { Resources::<B>::from_raw(write.resources()) };
         match resources.operation(Want::Write) {
             Some(operation) => B::issue_write(operation, write),
             None => write.finish(Err(ENOBUFS)),

@@ -73,8 +73,11 @@ int cfrs_init(void)
 		return -ENOMEM;
 	/* As FS-Cache's own queue. */
 	cfrs_workers = alloc_workqueue("cachefiles", WQ_UNBOUND | WQ_FREEZABLE, 0);
-	if (cfrs_workers)
-		return 0;
+	if (cfrs_workers) {
+		if (!cfrs_start_watching())
+			return 0;
+		destroy_workqueue(cfrs_workers);
+	}
 	kmem_cache_destroy(cfrs_ios);
 	cfrs_ios = NULL;
 	return -ENOMEM;
@@ -89,6 +92,7 @@ void cfrs_exit(void)
 	synchronize_rcu_tasks();
 	synchronize_rcu();
 	destroy_workqueue(cfrs_workers);
+	cfrs_stop_watching();
 	kmem_cache_destroy(cfrs_ios);
 	cfrs_ios = NULL;
 }
@@ -109,11 +113,6 @@ void cfrs_clear_bit(unsigned int nr, unsigned long *addr)
 bool cfrs_test_and_clear_bit(unsigned int nr, unsigned long *addr)
 {
 	return test_and_clear_bit(nr, addr);
-}
-
-void cfrs_init_rwsem(struct rw_semaphore *lock)
-{
-	init_rwsem(lock);
 }
 
 void cfrs_init_completion(struct completion *done)

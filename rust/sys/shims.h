@@ -22,7 +22,6 @@
 #include <linux/netfs.h>
 #include <linux/path.h>
 #include <linux/poll.h>
-#include <linux/rwsem.h>
 #include <linux/security.h>
 #include <linux/statfs.h>
 #include <linux/uio.h>
@@ -41,7 +40,6 @@ void cfrs_exit(void);
 void cfrs_set_bit(unsigned int nr, unsigned long *addr);
 void cfrs_clear_bit(unsigned int nr, unsigned long *addr);
 bool cfrs_test_and_clear_bit(unsigned int nr, unsigned long *addr);
-void cfrs_init_rwsem(struct rw_semaphore *lock);
 void cfrs_init_completion(struct completion *done);
 void cfrs_init_waitqueue(struct wait_queue_head *wq);
 void cfrs_wake_up_all(struct wait_queue_head *wq);
@@ -124,14 +122,14 @@ struct path cfrs_file_path(const struct file *file);
 struct dentry *cfrs_file_dentry(const struct file *file);
 loff_t cfrs_file_size(const struct file *file);
 u64 cfrs_file_blocks(const struct file *file);
-int cfrs_file_allocated(struct file *file, u64 *bytes);
+loff_t cfrs_file_size_limit(const struct file *file);
 bool cfrs_has_pages(const struct file *file, loff_t from, loff_t last);
-void cfrs_drop_pages(struct file *file, loff_t from, loff_t last);
 int cfrs_set_size(struct file *file, loff_t size);
 int cfrs_truncate(struct file *file, loff_t size);
 void cfrs_touch_atime(struct file *file);
-ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos);
-ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos);
+ssize_t cfrs_write_blocks(struct file *file, const void *blocks, size_t len,
+			  loff_t pos);
+ssize_t cfrs_read_blocks(struct file *file, void *blocks, size_t len, loff_t pos);
 /* Memory for one I/O under way. */
 #define CFRS_IO_SIZE 192
 struct kiocb *cfrs_alloc_io(struct file *file, loff_t pos, bool write,
@@ -140,11 +138,25 @@ void cfrs_free_io(struct kiocb *io);
 ssize_t cfrs_submit_io(struct kiocb *iocb, struct iov_iter *iter);
 void cfrs_io_queued_over(struct kiocb *iocb);
 bool cfrs_takes_directly(struct file *file, const struct iov_iter *from);
-ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
-			struct rw_semaphore *writers);
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter);
 size_t cfrs_iov_iter_count(const struct iov_iter *iter);
 void cfrs_iov_iter_set_count(struct iov_iter *iter, size_t count);
 size_t cfrs_copy_from_iter(void *to, size_t len, struct iov_iter *iter);
+
+/* watching for changes to a file */
+struct cfrs_watch;
+struct cfrs_changes {
+	refcount_t	users;
+	atomic_t	count;
+};
+
+int cfrs_start_watching(void);
+void cfrs_stop_watching(void);
+struct cfrs_watch *cfrs_watch_inode(struct inode *inode,
+				    struct cfrs_changes **changes);
+void cfrs_unwatch(struct cfrs_watch *watch);
+void cfrs_count_change(struct cfrs_changes *changes);
+void cfrs_put_changes(struct cfrs_changes *changes);
 
 /* fscache */
 void *cfrs_cookie_key(struct fscache_cookie *cookie);

@@ -8,40 +8,35 @@
 #include <linux/slab.h>
 #include "shims.h"
 
-/*
- * One block, which has a struct page and is aligned, directly: written it is on
- * the disk, or the caller knows that it is not.
- */
-ssize_t cfrs_write_block(struct file *file, const void *block, loff_t pos)
+/* Whole blocks of kmalloc()'s memory, directly. */
+static ssize_t transfer_blocks(struct file *file, void *blocks, size_t len,
+			       loff_t pos, bool write)
 {
 	struct kiocb iocb = {
 		.ki_filp	= file,
 		.ki_pos		= pos,
-		.ki_flags	= IOCB_DIRECT | IOCB_WRITE,
+		.ki_flags	= IOCB_DIRECT | (write ? IOCB_WRITE : 0),
 		.ki_ioprio	= get_current_ioprio(),
 	};
 	struct bio_vec bvec;
 	struct iov_iter iter;
 
-	bvec_set_virt(&bvec, (void *)block, PAGE_SIZE);
-	iov_iter_bvec(&iter, ITER_SOURCE, &bvec, 1, PAGE_SIZE);
-	return vfs_iocb_iter_write(file, &iocb, &iter);
+	bvec_set_virt(&bvec, blocks, len);
+	iov_iter_bvec(&iter, write ? ITER_SOURCE : ITER_DEST, &bvec, 1, len);
+	if (write)
+		return vfs_iocb_iter_write(file, &iocb, &iter);
+	return vfs_iocb_iter_read(file, &iocb, &iter);
 }
 
-ssize_t cfrs_read_block(struct file *file, void *block, loff_t pos)
+ssize_t cfrs_write_blocks(struct file *file, const void *blocks, size_t len,
+			  loff_t pos)
 {
-	struct kiocb iocb = {
-		.ki_filp	= file,
-		.ki_pos		= pos,
-		.ki_flags	= IOCB_DIRECT,
-		.ki_ioprio	= get_current_ioprio(),
-	};
-	struct bio_vec bvec;
-	struct iov_iter iter;
+	return transfer_blocks(file, (void *)blocks, len, pos, true);
+}
 
-	bvec_set_virt(&bvec, block, PAGE_SIZE);
-	iov_iter_bvec(&iter, ITER_DEST, &bvec, 1, PAGE_SIZE);
-	return vfs_iocb_iter_read(file, &iocb, &iter);
+ssize_t cfrs_read_blocks(struct file *file, void *blocks, size_t len, loff_t pos)
+{
+	return transfer_blocks(file, blocks, len, pos, false);
 }
 
 /*
@@ -96,25 +91,13 @@ void cfrs_io_queued_over(struct kiocb *iocb)
 /* So many pages of a process are held at once. */
 #define MAX_HELD 1024
 
-static ssize_t write_sharing(struct kiocb *iocb, struct iov_iter *from,
-			     struct rw_semaphore *writers)
-{
-	ssize_t ret;
-
-	down_read(writers);
-	ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, from);
-	up_read(writers);
-	return ret;
-}
-
 /*
  * A process's pages are held before the backing file is written: to fault them in
  * under its inode's lock would order that lock before mmap_lock, and a netfs may hold
- * mmap_lock when it reads its cache or writes to it.  Nor does anybody who cleans up,
- * and for whom all writers wait, wait for such a fault.
+ * mmap_lock when it reads its cache or writes to it.  And no fault ends a write in the
+ * midst of a block.
  */
-static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from,
-			  struct rw_semaphore *writers)
+static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from)
 {
 	unsigned int count = iov_iter_npages(from, MAX_HELD), filled = 0;
 	ssize_t len, whole, ret = -EINVAL;
@@ -141,7 +124,7 @@ static ssize_t write_held(struct kiocb *iocb, struct iov_iter *from,
 	}
 	if (whole) {
 		iov_iter_bvec(&held, ITER_SOURCE, bvecs, filled, whole);
-		ret = write_sharing(iocb, &held, writers);
+		ret = vfs_iocb_iter_write(iocb->ki_filp, iocb, &held);
 	}
 	iov_iter_revert(from, len - max_t(ssize_t, ret, 0));
 	unpin_user_pages(pages, count);
@@ -162,8 +145,7 @@ bool cfrs_takes_directly(struct file *file, const struct iov_iter *from)
 				   bdev_logical_block_size(bdev) - 1);
 }
 
-ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
-			struct rw_semaphore *writers)
+ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter)
 {
 	struct kiocb iocb = {
 		.ki_filp	= file,
@@ -173,8 +155,8 @@ ssize_t cfrs_write_iter(struct file *file, loff_t pos, struct iov_iter *iter,
 	};
 
 	if (iov_iter_extract_will_pin(iter))
-		return write_held(&iocb, iter, writers);
-	return write_sharing(&iocb, iter, writers);
+		return write_held(&iocb, iter);
+	return vfs_iocb_iter_write(file, &iocb, iter);
 }
 
 size_t cfrs_iov_iter_count(const struct iov_iter *iter)

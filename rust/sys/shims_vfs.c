@@ -341,7 +341,8 @@ struct file *cfrs_get_file(struct file *file)
 	return get_file(file);
 }
 
-#define CFRS_OPEN_FLAGS (O_RDWR | O_LARGEFILE | O_DIRECT)
+/* Our own I/O is no news to those who watch the file, of whom we are one. */
+#define CFRS_OPEN_FLAGS (O_RDWR | O_LARGEFILE | O_DIRECT | __FMODE_NONOTIFY)
 
 struct file *cfrs_open_tmpfile(struct vfsmount *mnt, struct dentry *dir,
 			       const struct cred *cred)
@@ -396,36 +397,33 @@ loff_t cfrs_file_size(const struct file *file)
 	return i_size_read(file_inode(file));
 }
 
+/* As stat(2) tells: not every file system keeps the number in the inode. */
 u64 cfrs_file_blocks(const struct file *file)
 {
-	return file_inode(file)->i_blocks;
-}
-
-int cfrs_file_allocated(struct file *file, u64 *bytes)
-{
 	struct kstat stat;
-	int ret;
 
-	ret = vfs_getattr_nosec(&file->f_path, &stat, STATX_BLOCKS,
-				AT_STATX_DONT_SYNC);
-	*bytes = ret ? 0 : stat.blocks << SECTOR_SHIFT;
-	return ret;
+	if (vfs_getattr_nosec(&file->f_path, &stat, STATX_BLOCKS, AT_STATX_DONT_SYNC))
+		return 0;
+	return stat.blocks;
 }
 
+/* The largest offset that this task may write up to. */
+loff_t cfrs_file_size_limit(const struct file *file)
+{
+	return min_t(u64, rlimit(RLIMIT_FSIZE), file_inode(file)->i_sb->s_maxbytes);
+}
+
+/* An overlay's pages are those of the file system below. */
 bool cfrs_has_pages(const struct file *file, loff_t from, loff_t last)
 {
+	const struct inode *inode = d_real_inode(file->f_path.dentry);
 	unsigned long index = from >> PAGE_SHIFT;
 
-	/* What was evicted has left a trace, which SEEK_DATA takes for a page. */
-	return xa_find(&file->f_mapping->i_pages, &index, last >> PAGE_SHIFT,
+	if (!inode || mapping_empty(inode->i_mapping))
+		return false;
+	/* A page that was evicted has left an entry, which SEEK_DATA takes for data. */
+	return xa_find(&inode->i_mapping->i_pages, &index, last >> PAGE_SHIFT,
 		       XA_PRESENT);
-}
-
-void cfrs_drop_pages(struct file *file, loff_t from, loff_t last)
-{
-	/* What is dirty, or busy, stays. */
-	invalidate_inode_pages2_range(file->f_mapping, from >> PAGE_SHIFT,
-				      last >> PAGE_SHIFT);
 }
 
 int cfrs_set_size(struct file *file, loff_t size)

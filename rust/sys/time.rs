@@ -24,12 +24,6 @@ impl Tick {
     }
 }
 
-/// Sleeps for some tenths of a millisecond.
-pub(crate) fn pause() {
-    // SAFETY: May sleep, as our caller may.
-    unsafe { bindings::usleep_range_state(100, 1000, bindings::TASK_UNINTERRUPTIBLE) }
-}
-
 /// How many there are in a second.
 pub(crate) const TICKS_PER_SECOND: u64 = bindings::HZ as u64;
 

@@ -11,13 +11,12 @@ pub mod protocol;
 /// The pure half of `rust/cache/`.
 #[path = "../../../rust/cache"]
 pub mod cache {
+    pub mod blockmap;
     #[allow(clippy::new_without_default, reason = "the module has no use for one")]
     pub mod copies;
     pub mod key;
     pub mod limits;
-    pub mod look;
-    #[allow(clippy::new_without_default, reason = "the module has no use for one")]
-    pub mod trust;
+    pub mod validity;
 }
 
 /// The pure half of `rust/io/`.

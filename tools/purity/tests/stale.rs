@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! What was valid before an invalidation does not pass for what is valid after it: the rules of
-//! `trust.rs` and `copies.rs`, in every order in which netfs and FS-Cache can do things.
+//! `validity.rs` and `copies.rs`, in every order in which netfs and FS-Cache can do things.
 
 use proptest::prelude::*;
 use purity::cache::{
     copies::Copies,
-    trust::{Trust, Use},
+    validity::{Use, Validity},
 };
 
 /// What can happen to a cookie whose file is made and used.
@@ -46,7 +46,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// A cookie, whose data's version is the count of its invalidations.
 struct Model {
-    trust: Trust,
+    file: Validity,
     copies: Copies,
     count: u32,
     is_active: bool,
@@ -60,10 +60,8 @@ struct Model {
 
 impl Model {
     fn new() -> Model {
-        let trust = Trust::new();
-        trust.begin_empty(0);
         Model {
-            trust,
+            file: Validity::of_new(0),
             copies: Copies::new(),
             count: 0,
             is_active: false,
@@ -75,7 +73,7 @@ impl Model {
 
     /// As `Backing::file_for()`: whether an operation that begins now gets the file.
     fn has_file(&self) -> bool {
-        match self.trust.used(self.count) {
+        match self.file.used(self.count) {
             Use::Good => true,
             Use::Late => {
                 self.copies.outdate();
@@ -93,7 +91,7 @@ impl Model {
                 self.is_invalid |= self.is_active;
             }
             Event::Exchange if self.is_invalid => {
-                self.trust.begin_empty(self.count);
+                self.file = Validity::of_new(self.count);
                 self.copies.outdate();
                 self.stored = None;
                 self.is_invalid = false;
@@ -129,7 +127,7 @@ impl Model {
         // At the end it would be committed under what the netfs says now.
         if self.stored.is_some_and(|version| version != self.count) {
             assert!(
-                !self.trust.is_good_for(self.count),
+                !self.file.is_good_for(self.count),
                 "what is not valid any more is kept"
             );
         }
@@ -150,18 +148,18 @@ proptest! {
 
 #[test]
 fn a_file_serves_those_who_began_after_the_same_invalidation() {
-    let trust = Trust::new();
-    trust.begin_empty(3);
-    assert_eq!(trust.used(3), Use::Good);
-    assert_eq!(trust.used(3), Use::Good);
-    assert_eq!(trust.used(4), Use::None);
-    trust.begin_empty(4);
-    assert_eq!(trust.used(5), Use::Late);
-    assert_eq!(trust.used(5), Use::Good);
-    assert!(trust.is_good_for(5) && !trust.is_good_for(6));
-    trust.begin(7);
-    assert_eq!(trust.used(6), Use::None);
-    assert_eq!(trust.used(7), Use::Good);
+    let new = Validity::of_new(3);
+    assert_eq!(new.used(3), Use::Good);
+    assert_eq!(new.used(3), Use::Good);
+    assert_eq!(new.used(4), Use::None);
+    let late = Validity::of_new(4);
+    assert_eq!(late.used(5), Use::Late);
+    assert_eq!(late.used(5), Use::Good);
+    assert!(late.is_good_for(5) && !late.is_good_for(6));
+    let found = Validity::of_new(0);
+    found.found(7);
+    assert_eq!(found.used(6), Use::None);
+    assert_eq!(found.used(7), Use::Good);
 }
 
 #[test]

@@ -2,20 +2,22 @@
 
 //! Whether what a cache file holds may be given out, and kept.
 //!
+//! Pure core Rust: the module and the host's tests compile this same file. Never here: the file.
+//!
 //! C commits a file under whatever coherency data the cookie has by then. But the netfs may have
 //! changed it by an invalidation that came too late or failed, or a write over data may not have
 //! reached the file: then the old data would pass for the new.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// What is known about a file's data.
-pub struct Trust {
+/// What is known about the data of one file.
+pub struct Validity {
     /// Something that should have been stored was not.
     spoiled: AtomicBool,
-    /// Invalidations of the cookie when the data of the file was valid for sure, or that it has none yet.
+    /// Invalidations of the cookie that its data came after, or `EMPTY`.
     invalidations: AtomicU64,
     /// Invalidations of the cookie before the file was made, if it was.
-    made_after: AtomicU32,
+    made_after: u32,
 }
 
 /// What an operation may do with a file.
@@ -24,39 +26,31 @@ pub enum Use {
     /// Use it.
     Good,
     /// Use it. It is the first one, and there have been invalidations since the file was made that did
-    /// not put another one in its place: what others have read before is outdated.
+    /// not put another one in its place: what was read before them is outdated.
     Late,
-    /// Nothing: the file holds what others had before an invalidation that did not put another one in
+    /// Nothing: the file holds what was valid before an invalidation that did not put another one in
     /// its place.
     None,
 }
 
-/// There cannot be any data yet: nobody has got the file.
+/// There is no data: no operation has got the file yet.
 const EMPTY: u64 = u64::MAX;
 
-impl Trust {
-    /// Nothing is wrong yet, and the file empty.
-    pub const fn new() -> Self {
-        Trust {
+impl Validity {
+    /// A new, empty file was made after so many invalidations. FS-Cache counts those that come before
+    /// it is used, and does nothing about them.
+    pub const fn of_new(made_after: u32) -> Self {
+        Validity {
             spoiled: AtomicBool::new(false),
             invalidations: AtomicU64::new(EMPTY),
-            made_after: AtomicU32::new(0),
+            made_after,
         }
     }
 
-    /// The file is a new one, made after so many invalidations. FS-Cache counts those that come before
-    /// it is used, and does nothing about them.
-    pub fn begin_empty(&self, made_after: u32) {
-        self.made_after.store(made_after, Ordering::Relaxed);
-        self.invalidations.store(EMPTY, Ordering::Relaxed);
-        self.spoiled.store(false, Ordering::Release);
-    }
-
-    /// The file has data that is valid after so many invalidations.
-    pub fn begin(&self, invalidations: u32) {
+    /// The file was found, and has data that is valid after so many invalidations.
+    pub fn found(&self, invalidations: u32) {
         self.invalidations
             .store(invalidations.into(), Ordering::Relaxed);
-        self.spoiled.store(false, Ordering::Release);
     }
 
     /// An operation that began after so many invalidations is about to get the file.
@@ -67,7 +61,7 @@ impl Trust {
             Ordering::Relaxed,
             Ordering::Relaxed,
         ) {
-            Ok(_) if self.made_after.load(Ordering::Relaxed) == invalidations => Use::Good,
+            Ok(_) if self.made_after == invalidations => Use::Good,
             Ok(_) => Use::Late,
             Err(valid_for) if valid_for == invalidations.into() => Use::Good,
             Err(_) => Use::None,

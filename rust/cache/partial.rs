@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Parts of blocks that the daemon has written, kept until their block is whole.
+//! Blocks that the daemon has written in part, kept until they are whole.
 //!
 //! A file system tells data from holes by the block, so that a block written in part would look
-//! like data and read as zeros. It stays here until the daemon has written all of it; until then
-//! the cache does not have it. What is never completed is forgotten and asked for again.
+//! like data and read as zeros. It stays in memory until the daemon has written all of it; until
+//! then the cache does not have it. A block that never becomes whole is forgotten and asked for again.
+//! The memory is charged to the daemon.
 
-use crate::sys::block::{Block, SIZE};
+use crate::sys::block::{Blocks, SIZE};
+use kernel::alloc::flags::GFP_KERNEL_ACCOUNT;
 use kernel::prelude::*;
 
 /// Blocks kept for one object at most; the oldest is forgotten for a newer one.
@@ -18,7 +20,7 @@ struct Part {
     /// Which bytes are known, a bit each.
     known: [u64; SIZE / 64],
     /// `None` in an empty place.
-    data: Option<Block>,
+    data: Option<Blocks>,
 }
 
 impl Part {
@@ -36,16 +38,16 @@ impl Part {
 }
 
 /// The incomplete blocks of one object.
-pub(crate) struct Staging {
+pub(crate) struct PartialBlocks {
     parts: KVec<Part>,
     /// Where the next part goes once all places are taken.
     next: usize,
 }
 
-impl Staging {
+impl PartialBlocks {
     /// Without any.
     pub(crate) const fn new() -> Self {
-        Staging {
+        PartialBlocks {
             parts: KVec::new(),
             next: 0,
         }
@@ -59,7 +61,7 @@ impl Staging {
         at: usize,
         bytes: &[u8],
         needed: usize,
-    ) -> Result<Option<Block>> {
+    ) -> Result<Option<Blocks>> {
         let end = at.saturating_add(bytes.len());
         if bytes.is_empty() || end > SIZE {
             return Err(EINVAL);
@@ -90,7 +92,7 @@ impl Staging {
         if let Some(index) = self.parts.iter().position(|part| part.block == block) {
             return Ok(index);
         }
-        let data = Some(Block::zeroed()?);
+        let data = Some(Blocks::zeroed(1, GFP_KERNEL_ACCOUNT)?);
         let fresh = Part {
             block: u64::MAX,
             known: [0; SIZE / 64],
