@@ -13,19 +13,22 @@ use std::{
 
 const TRACING: &str = "/sys/kernel/debug/tracing";
 
-/// All events are on until this is dropped or ended.
-pub struct Trace(());
+/// Some events are on until this is dropped or ended.
+pub struct Trace(&'static str);
 
 impl Trace {
-    const SWITCH: &str = "events/cachefiles/enable";
-
-    /// Switches them on.
+    /// Switches all of CacheFiles' on.
     pub fn begin() -> Result<Trace> {
-        let switch = Path::new(TRACING).join(Self::SWITCH);
-        ensure!(switch.exists(), "the module has no trace events");
+        Trace::of("events/cachefiles/enable")
+    }
+
+    /// Turns this switch on.
+    pub fn of(switch: &'static str) -> Result<Trace> {
+        let path = Path::new(TRACING).join(switch);
+        ensure!(path.exists(), "there are no such trace events: {switch}");
         fs::write(Path::new(TRACING).join("trace"), "")?;
-        fs::write(switch, "1")?;
-        Ok(Trace(()))
+        fs::write(path, "1")?;
+        Ok(Trace(switch))
     }
 
     /// Switches them off, and returns their lines.
@@ -38,7 +41,7 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        let _ = fs::write(Path::new(TRACING).join(Self::SWITCH), "0");
+        let _ = fs::write(Path::new(TRACING).join(self.0), "0");
     }
 }
 

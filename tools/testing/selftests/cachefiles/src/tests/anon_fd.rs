@@ -18,6 +18,7 @@ use crate::{
     patience::{numbered, sleeps, SOON},
     raw,
     stage::{self, expect_data, expect_error, join, read_block, read_block_here, Stage, SIZE},
+    trace::Trace,
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{Device, Errno, ObjectFd, SeekFrom};
@@ -48,6 +49,7 @@ group!("anon_fd":
     writes_race_with_unmount,
     unaligned_buffer,
     unaligned_write_shows_nothing_early,
+    unaligned_memory_costs_no_write_a_block,
     large_write,
     write_in_segments,
     write_cut_in_a_block,
@@ -387,6 +389,29 @@ fn unaligned_buffer(lab: &Lab) -> Result<()> {
     expect_data(read_block_here(&stage.file(), 4), 4)
 }
 
+/// Memory that the device cannot take is copied many blocks at once: a daemon whose buffer lies anywhere,
+/// as Python's do, does not wait for the disk once a block.
+fn unaligned_memory_costs_no_write_a_block(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C hands such memory to direct I/O as it is".to_owned()).into());
+    }
+    let stage = Stage::new(lab, Manner::ManualReads)?;
+    let fd = opened(&stage)?;
+    let mut unaligned = Aligned::new(SIZE as usize + BLOCK as usize);
+    pattern(stage::SEED, 0, &mut unaligned[1..=SIZE as usize]);
+    let direct = Trace::of("events/iomap/iomap_dio_rw_begin/enable")?;
+    fd.write_all_at(&unaligned[1..=SIZE as usize], 0)?;
+    let lines = direct.end()?;
+    let writes = lines.iter().filter(|line| line.contains("iomap_dio_rw_begin: ")).count() as u64;
+    let blocks = SIZE / BLOCK;
+    println!("{writes} writes for {blocks} blocks");
+    ensure!(
+        writes > 0 && writes <= blocks / 8,
+        "{writes} writes for {blocks} blocks"
+    );
+    stage::expect_file(&stage.file())
+}
+
 /// The whole blob in one write.
 fn large_write(lab: &Lab) -> Result<()> {
     let stage = Stage::new(lab, Manner::ManualReads)?;
@@ -532,9 +557,8 @@ fn written_from_a_mapping_of_the_image(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// A write can go on for longer than its object is there.  What is removed behind it, when it ends in
-/// the midst of a block, is removed from a file that another object has by then, which must not pass
-/// for data any more.
+/// A write can go on for longer than its object is there, into a file that another object has by then,
+/// and fail.  What the other object has stored stays, and what the write has not stored is no data.
 fn late_write_into_another_objects_file(lab: &Lab) -> Result<()> {
     if lab.is_peer() {
         return Err(Skip("C takes a block for data that was written in part".to_owned()).into());
@@ -548,7 +572,7 @@ fn late_write_into_another_objects_file(lab: &Lab) -> Result<()> {
     let fd = fd_of(&daemon, &mount.path("file"))?;
     // It begins, and waits for its own memory.
     let at = 8 * BLOCK;
-    let mut writer = map_and_write(&other.path("file"), &fd, at..at + BLOCK, at + 1024)?;
+    let mut writer = map_and_write(&other.path("file"), &fd, at..at + 2 * BLOCK, at + BLOCK + 1024)?;
     let late = daemon.read().context("the writer's memory")?;
     ensure!(late.offset == at, "a READ at {}", late.offset);
     drop(fd);
