@@ -4,7 +4,11 @@
 //!
 //! Lives here: making, mounting and unmounting them.  Never here: what is in a cache.
 
-use crate::{kernel::run, patience::SOON};
+use crate::{
+    file_system::{chosen, EXT4},
+    kernel::run,
+    patience::SOON,
+};
 use anyhow::{Context, Result};
 use rustix::mount::{mount, unmount, MountFlags, UnmountFlags};
 use std::{
@@ -20,19 +24,57 @@ pub struct Backing {
     device: String,
     dir: PathBuf,
     mounted: bool,
+    // Goes last.
+    below: Option<Box<Backing>>,
 }
 
 impl Backing {
+    /// A fresh file system for a cache, of the kind that was asked for, of this size at least on the RAM
+    /// disk with this number.
+    pub fn fresh(base: &Path, number: u32, mib: u64) -> Result<Backing> {
+        let device = ram_disk(number)?;
+        chosen().make(&device, Some(mib))?;
+        Backing::of_cache(base, &device, "")
+    }
+
+    /// The file system for a cache that is on a device, of the kind that was asked for, with more
+    /// options.
+    pub fn of_cache(base: &Path, device: &str, more: &str) -> Result<Backing> {
+        let fs = chosen();
+        let both = [fs.options, more]
+            .into_iter()
+            .filter(|words| !words.is_empty());
+        let options = both.collect::<Vec<_>>().join(",");
+        let lower = Backing::mount(base, device, fs.kind(), MountFlags::empty(), &options)?;
+        match fs.is_below {
+            true => Backing::over(base, lower),
+            false => Ok(lower),
+        }
+    }
+
+    /// An overlay that writes to this file system.
+    fn over(base: &Path, below: Backing) -> Result<Backing> {
+        let parts = ["lower", "upper", "work"].map(|name| below.dir.join(name));
+        for part in &parts {
+            fs::create_dir_all(part)?;
+        }
+        let [lower, upper, work] = parts.map(|part| part.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let mut over = Backing::mount(base, "overlay", "overlay", MountFlags::empty(), &options)?;
+        over.below = Some(Box::new(below));
+        Ok(over)
+    }
+
     /// A fresh ext4 of this size on the RAM disk with this number.
     pub fn ext4(base: &Path, number: u32, mib: u64) -> Result<Backing> {
         let device = ram_disk(number)?;
-        format(&device, &[&format!("{mib}M")])?;
+        EXT4.make(&device, Some(mib))?;
         Backing::mount(base, &device, "ext4", MountFlags::empty(), "")
     }
 
     /// A fresh ext4 on a device.
     pub fn ext4_on(base: &Path, device: &str) -> Result<Backing> {
-        format(device, &[])?;
+        EXT4.make(device, None)?;
         Backing::mount(base, device, "ext4", MountFlags::empty(), "")
     }
 
@@ -53,6 +95,7 @@ impl Backing {
             device: device.to_owned(),
             dir,
             mounted: true,
+            below: None,
         })
     }
 
@@ -63,7 +106,9 @@ impl Backing {
 
     /// The device it is on.
     pub fn device(&self) -> &str {
-        &self.device
+        self.below
+            .as_ref()
+            .map_or(&self.device, |below| below.device())
     }
 
     /// Unmounts it, which fails if anything of the cache still holds it.
@@ -82,7 +127,7 @@ impl Backing {
             }
         }
         self.mounted = false;
-        Ok(())
+        self.below.as_mut().map_or(Ok(()), |below| below.unmount())
     }
 }
 
@@ -114,12 +159,6 @@ impl Drop for Frozen {
             crate::lab::cleanup_failed(&format!("{error:#}"));
         }
     }
-}
-
-/// Makes an ext4 on a device, as large as the device or as these words say.
-pub fn format(device: &str, size: &[&str]) -> Result<()> {
-    let options = ["-q", "-F", "-b", "4096", "-E", "lazy_itable_init=1", device];
-    run("mkfs.ext4", &[&options, size].concat()).map(drop)
 }
 
 /// The path of a RAM disk.

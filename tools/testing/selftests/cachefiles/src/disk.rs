@@ -6,11 +6,11 @@
 //! here: what is stored there, or what must come of its breaking.
 
 use crate::{
-    backing::{format, ram_disk, Backing},
+    backing::{ram_disk, Backing},
+    file_system::{chosen, Property},
     kernel::run,
 };
 use anyhow::{Context, Result};
-use rustix::mount::MountFlags;
 use std::path::Path;
 
 /// How a disk can be.
@@ -42,7 +42,7 @@ impl Disk {
             name: name.to_owned(),
             device: String::new(),
             below: ram_disk(0)?,
-            sectors: mib << 11,
+            sectors: mib.max(chosen().least()) << 11,
         };
         let table = disk.table(Health::Well);
         run("dmsetup", &["create", name, "--table", &table])?;
@@ -52,25 +52,31 @@ impl Disk {
         Ok(disk)
     }
 
-    /// A fresh ext4 on it, mounted.
+    /// A fresh file system for a cache on it, mounted.
     pub fn format_and_mount(&self, base: &Path) -> Result<Backing> {
-        format(&self.device, &[])?;
+        chosen().make(&self.device, None)?;
         self.mount(base)
     }
 
     /// The file system on it, which must be sound or easily made so, mounted.
     pub fn check_and_mount(&self, base: &Path) -> Result<Backing> {
-        // The first run replays the journal and may mend what a fault has left; after it, the
-        // file system is sound.
-        let _ = run("e2fsck", &["-f", "-y", &self.device]);
-        run("e2fsck", &["-f", "-n", &self.device])?;
+        // The first run or mount replays the journal and may mend what a fault has left; after it,
+        // the file system is sound.
+        match chosen().kind() {
+            "ext4" => drop(run("e2fsck", &["-f", "-y", &self.device])),
+            _ => self.mount(base)?.unmount()?,
+        }
+        chosen().check(&self.device)?;
         self.mount(base)
     }
 
     fn mount(&self, base: &Path) -> Result<Backing> {
         // No timer of the file system's finds the fault before the test does.
-        let options = "errors=continue,commit=300";
-        Backing::mount(base, &self.device, "ext4", MountFlags::empty(), options)
+        let options = match chosen().lacks.contains(&Property::SurvivesErrors) {
+            false => "errors=continue,commit=300",
+            true => "",
+        };
+        Backing::of_cache(base, &self.device, options)
     }
 
     fn table(&self, health: Health) -> String {

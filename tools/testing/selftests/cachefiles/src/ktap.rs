@@ -7,6 +7,7 @@
 //! makes it fail.  Never here: what is tested.
 
 use crate::{
+    file_system::{self, FileSystem, Property},
     kernel::{allocations, count_allocations, RUST},
     lab::{Lab, Leftovers},
     patience::{is_debug_kernel, patiently},
@@ -48,6 +49,16 @@ pub struct InV5 {
     pub long: bool,
 }
 
+/// A group whose cases also run on each backing file system, as the kselftest `<file system>_<group>`.
+pub struct OnEach {
+    /// The group.
+    pub group: &'static Group,
+    /// What some of its cases need, which a file system may lack.
+    pub needs: &'static [(&'static str, &'static [Property])],
+    /// The file systems on which CI runs it; the others are for who asks for them by name.
+    pub in_ci: &'static [&'static str],
+}
+
 /// The group of these functions.
 #[macro_export]
 macro_rules! group {
@@ -80,30 +91,81 @@ const STATUS_FAILED: u8 = 1;
 const STATUS_SKIPPED: u8 = 4;
 
 fn find(group: &str) -> Option<&'static Group> {
+    // Some run on file systems that are named, and nowhere else.
+    let on_each = tests::ON_EACH.iter().map(|on| on.group);
     tests::GROUPS
         .iter()
         .copied()
+        .chain(on_each)
         .find(|known| known.name == group)
 }
 
 /// How the names of kselftests in v5 begin.
 const V5: &str = "v5";
 
-/// A kselftest: the cases of a group, and the protocol that they speak.
-fn kselftest(name: &str) -> Option<(&'static Group, Vec<&'static Case>, Layout)> {
-    if let Some(group) = find(name) {
+/// What a kselftest's cases are told by the environment.
+#[derive(Clone, Copy)]
+struct Setting {
+    /// The protocol that they speak.
+    layout: Layout,
+    /// The file system that their caches are on.
+    file_system: &'static FileSystem,
+}
+
+impl Setting {
+    /// ext4, and this protocol.
+    fn speaking(layout: Layout) -> Setting {
+        Setting {
+            layout,
+            file_system: &file_system::EXT4,
+        }
+    }
+}
+
+/// A kselftest: the cases of a group, and their setting.
+fn kselftest(name: &str) -> Option<(&'static Group, Vec<&'static Case>, Setting)> {
+    if let Some(group) = tests::GROUPS.iter().find(|group| group.name == name) {
         let layout = match name.starts_with(V5) {
             true => Layout::V5,
             false => Layout::Mainline,
         };
-        return Some((group, group.cases.iter().collect(), layout));
+        let setting = Setting::speaking(layout);
+        return Some((group, group.cases.iter().collect(), setting));
+    }
+    if let Some((file_system, on)) = on_file_systems().find(|(fs, on)| on_name(fs, on) == name) {
+        let can = |case: &&Case| {
+            let needs = on.needs.iter().filter(|(name, _)| *name == case.name);
+            let mut needs = needs.flat_map(|(_, needs)| *needs);
+            !needs.any(|need| file_system.lacks.contains(need))
+        };
+        let layout = Layout::Mainline;
+        let setting = Setting {
+            layout,
+            file_system,
+        };
+        return Some((
+            on.group,
+            on.group.cases.iter().filter(can).collect(),
+            setting,
+        ));
     }
     let again = tests::IN_V5
         .iter()
         .find(|again| name.strip_prefix("v5_") == Some(again.group.name))?;
     let cases = again.group.cases.iter();
     let cases = cases.filter(|case| !again.without.contains(&case.name));
-    Some((again.group, cases.collect(), Layout::V5))
+    Some((again.group, cases.collect(), Setting::speaking(Layout::V5)))
+}
+
+/// Each file system with each group that runs on it.
+fn on_file_systems() -> impl Iterator<Item = (&'static FileSystem, &'static OnEach)> {
+    let each = |fs| tests::ON_EACH.iter().map(move |on| (fs, on));
+    file_system::ALL.iter().flat_map(each)
+}
+
+/// The name of a group's kselftest on a file system.
+fn on_name(file_system: &FileSystem, on: &OnEach) -> String {
+    format!("{}_{}", file_system.name, on.group.name)
 }
 
 /// Whether there is time: continuous integration sets `CI`.
@@ -112,11 +174,12 @@ pub fn in_ci() -> bool {
 }
 
 /// Prints the names of the kselftests, in the order in which they are to run; with `CI` set, those
-/// that take long as well.  C's module speaks mainline only.
+/// that take long as well, and for who names some, all.  C's module speaks mainline only.
 pub fn list() {
+    let is_named = env::var_os("NAMED").is_some_and(|named| !named.is_empty());
+    let in_ci = || is_named || in_ci();
     let is_peer = env::var_os("PEER").is_some_and(|peer| !peer.is_empty());
     for group in tests::GROUPS {
-        // scripts/check says in `CI` what was asked for by name.
         let wanted = !tests::LONG.contains(&group.name) || in_ci();
         if wanted && (!is_peer || !group.name.starts_with(V5)) {
             println!("{}", group.name);
@@ -125,6 +188,11 @@ pub fn list() {
     let again = tests::IN_V5.iter().filter(|again| !again.long || in_ci());
     for again in again.filter(|_| !is_peer) {
         println!("v5_{}", again.group.name);
+    }
+    for (fs, on) in on_file_systems() {
+        if is_named || in_ci() && on.in_ci.contains(&fs.name) {
+            println!("{}", on_name(fs, on));
+        }
     }
 }
 
@@ -159,7 +227,7 @@ pub fn run_case(group: &str, case: &str) -> ExitCode {
 
 /// Runs all cases of a group, or those that a word `GROUP:CASE` of `CACHEFILES_CASES` names.
 pub fn run_group(name: &str) -> ExitCode {
-    let Some((group, cases, layout)) = kselftest(name) else {
+    let Some((group, cases, setting)) = kselftest(name) else {
         eprintln!("no group {name}");
         return ExitCode::from(2);
     };
@@ -190,7 +258,7 @@ pub fn run_group(name: &str) -> ExitCode {
     for (number, case) in (1..).zip(cases) {
         tell_kernel_log(name, case.name);
         let start = Instant::now();
-        let outcome = run_child(group.name, case.name, layout);
+        let outcome = run_child(group.name, case.name, setting);
         let took = start.elapsed().as_millis();
         match outcome {
             Ok(Outcome::Passed) => println!("ok {number} {} # {took} ms", case.name),
@@ -222,11 +290,12 @@ enum Outcome {
     Failed(String),
 }
 
-fn run_child(group: &str, case: &str, layout: Layout) -> io::Result<Outcome> {
+fn run_child(group: &str, case: &str, setting: Setting) -> io::Result<Outcome> {
     let before = Leftovers::now();
     let mut child = Command::new("/proc/self/exe")
         .args(["case", group, case])
-        .env(protocol::VARIABLE, layout.name())
+        .env(protocol::VARIABLE, setting.layout.name())
+        .env(file_system::VARIABLE, setting.file_system.name)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

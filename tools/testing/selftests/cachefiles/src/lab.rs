@@ -133,14 +133,14 @@ impl Lab {
         }
     }
 
-    /// The module loaded and a cache directory on a fresh ext4.
+    /// The module loaded and a cache directory on a fresh file system, ext4 if none was named.
     pub fn cache(&self) -> Result<Cache> {
         self.cache_of(256)
     }
 
-    /// The same with an ext4 of this size.
+    /// The same with one of this size, or of the least that it can have.
     pub fn cache_of(&self, mib: u64) -> Result<Cache> {
-        let fs = Backing::ext4(&self.base, 0, mib)?;
+        let fs = Backing::fresh(&self.base, 0, mib)?;
         let module = Module::load(&self.module)?;
         Ok(Cache { module, fs })
     }

@@ -5,7 +5,8 @@
 //! One program under several names: called `device`, `read_request`, ..., it runs that group of
 //! tests and prints KTAP; called `cachefiles-selftests helper ...`, it is one of the processes
 //! that a test needs beside itself.  The same program tests our module and C's; called
-//! `v5_read_request` and so on, it runs a group's cases in the protocol v5.
+//! `v5_read_request` and so on, it runs a group's cases in the protocol v5, and called
+//! `xfs_read_request` with the cache on XFS.
 //!
 //! Lives here: which name is which group.  Never here: a test.
 
@@ -20,6 +21,7 @@ mod disk;
 mod error_injection;
 mod farm;
 mod fault;
+mod file_system;
 mod fuzz;
 mod helper;
 mod image;

@@ -43,6 +43,7 @@ mod netfs_scene;
 mod netfs_stress;
 mod netfs_tree;
 mod netfs_writes;
+mod on_file_systems;
 mod open_request;
 mod persistence;
 mod read_request;
@@ -52,6 +53,8 @@ mod supervised;
 mod trace;
 mod v5;
 mod v5_answers;
+
+pub use on_file_systems::ON_EACH;
 
 /// All groups, in the order in which they are run.
 pub const GROUPS: &[&Group] = &[
