@@ -5,6 +5,7 @@
 use crate::ktap::{Group, InV5};
 
 mod anon_fd;
+mod backing_file_system;
 mod bugs_answer;
 mod bugs_cache;
 mod bugs_lifetime;

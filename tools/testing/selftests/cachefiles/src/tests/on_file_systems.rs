@@ -6,7 +6,10 @@
 //! Lives here: which groups, what their cases need of a file system, and where CI runs them.  Never
 //! here: the file systems, which are in `file_system.rs`.
 
-use super::{anon_fd, differences, eviction, faults_disk, netfs, persistence, read_request};
+use super::{
+    anon_fd, backing_file_system, differences, eviction, faults_disk, netfs, persistence,
+    read_request,
+};
 use crate::{file_system::Property::*, ktap::OnEach};
 
 /// Each of them on each file system.
@@ -17,6 +20,15 @@ use crate::{file_system::Property::*, ktap::OnEach};
 /// small and where direct ones are buffered (btrfs); and the cuts, full disks and seeks on the two that
 /// are not ext4.  On the other file systems what decides is ext4's code, or that of one of these.
 pub const ON_EACH: &[OnEach] = &[
+    OnEach {
+        group: &backing_file_system::GROUP,
+        needs: &[
+            ("disk_as_the_power_leaves_it", &[OwnDisk]),
+            ("directory_that_folds_case", &[FoldsCase]),
+            ("seeks_no_more_than_ext4", &[TracesSeeks]),
+        ],
+        in_ci: &["xfs", "btrfs_zstd"],
+    },
     OnEach {
         group: &read_request::GROUP,
         needs: &[],
