@@ -10,6 +10,7 @@ mod bugs_answer;
 mod bugs_cache;
 mod bugs_lifetime;
 mod bugs_scene;
+mod changed_behind;
 mod command;
 mod cycle;
 mod daemon_habits;

@@ -7,8 +7,8 @@
 //! here: the file systems, which are in `file_system.rs`.
 
 use super::{
-    anon_fd, backing_file_system, differences, eviction, faults_disk, netfs, persistence,
-    read_request,
+    anon_fd, backing_file_system, changed_behind, differences, eviction, faults_disk, netfs,
+    persistence, read_request,
 };
 use crate::{file_system::Property::*, ktap::OnEach};
 
@@ -28,6 +28,27 @@ pub const ON_EACH: &[OnEach] = &[
             ("seeks_no_more_than_ext4", &[TracesSeeks]),
         ],
         in_ci: &["xfs", "btrfs_zstd"],
+    },
+    OnEach {
+        group: &changed_behind::GROUP,
+        needs: &[
+            ("collapsed", &[CollapsesRanges]),
+            ("inserted", &[CollapsesRanges]),
+            ("zeroed", &[Preallocates]),
+            ("unwritten_and_read_by_a_backup", &[Preallocates]),
+            ("cloned_over", &[SharesBlocks]),
+            ("shared_and_rewritten", &[SharesBlocks]),
+            ("blocks_moved_under_readers", &[MovesBlocks]),
+            ("frozen_under_readers", &[OwnDisk]),
+        ],
+        in_ci: &[
+            "ext4",
+            "ext4_journal",
+            "ext4_bigalloc",
+            "xfs",
+            "btrfs_zstd",
+            "overlay",
+        ],
     },
     OnEach {
         group: &read_request::GROUP,
