@@ -496,13 +496,18 @@ fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
                 "{what}: {wrote:?} of a block and a part"
             );
             let file = stage.file();
-            expect_data(read_block_here(&file, block as u32), block as u32)?;
+            let reader = read_block(&file, block as u32);
+            if let Ok(read) = stage.daemon.read_within(Duration::from_millis(50)) {
+                anyhow::bail!("{what}: a READ at {} for what was written", read.offset);
+            }
+            expect_data(join(reader)?, block as u32)?;
             for block in block + 1..block + 3 {
                 let reader = read_block(&file, block as u32);
                 // A direct write cannot know what was there: then it is asked for again.
                 let may_come = there && aligned && block == at / BLOCK + 1;
-                while may_come && !reader.is_finished() {
+                while there && !reader.is_finished() {
                     if let Ok(read) = stage.daemon.read_within(Duration::from_millis(2)) {
+                        ensure!(may_come, "{what}: block {block} is asked for again");
                         answer(&read)?;
                     }
                 }

@@ -76,6 +76,7 @@ pub const ON_EACH: &[OnEach] = &[
         needs: &[
             ("few_blocks_wake_who_polls", &[SmallAndExact]),
             ("few_inodes_wake_who_polls", &[CountedInodes]),
+            ("state_line_tells_of_culling", &[CountedInodes]),
         ],
         in_ci: &[],
     },
