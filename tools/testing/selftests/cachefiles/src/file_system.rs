@@ -35,6 +35,8 @@ pub enum Property {
     OwnDisk,
     /// What is written directly waits for the disk.
     WritesDirectly,
+    /// Its blocks are pages.
+    BlocksArePages,
     /// The kernel traces that somebody seeks data.
     TracesSeeks,
     /// Names that differ in case can be one name.
@@ -105,6 +107,11 @@ pub const ALL: &[FileSystem] = &[
     FileSystem {
         name: "ext4_1k",
         make: &["-b", "1024"],
+        lacks: &[
+            Property::SharesBlocks,
+            Property::BlocksArePages,
+            Property::FoldsCase,
+        ],
         ..EXT4
     },
     FileSystem {
@@ -134,7 +141,6 @@ pub const ALL: &[FileSystem] = &[
     FileSystem {
         name: "ext4_quota",
         make: &["-b", "4096", "-O", "quota"],
-        options: "prjquota",
         ..EXT4
     },
     FileSystem {
@@ -169,6 +175,13 @@ pub const ALL: &[FileSystem] = &[
     FileSystem {
         name: "xfs_1k",
         make: &["-b", "size=1024"],
+        lacks: &[
+            Property::SmallAndExact,
+            Property::CountedInodes,
+            Property::SurvivesErrors,
+            Property::BlocksArePages,
+            Property::FoldsCase,
+        ],
         ..XFS
     },
     FileSystem {

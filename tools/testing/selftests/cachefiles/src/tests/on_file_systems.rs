@@ -97,7 +97,7 @@ pub const ON_EACH: &[OnEach] = &[
     },
     OnEach {
         group: &faults_disk::GROUP,
-        needs: &[],
+        needs: &[("one_bad_block", &[BlocksArePages])],
         in_ci: &[],
     },
     OnEach {
