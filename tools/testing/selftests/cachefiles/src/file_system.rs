@@ -35,6 +35,8 @@ pub enum Property {
     OwnDisk,
     /// What is written directly waits for the disk.
     WritesDirectly,
+    /// A part of a block can be written directly.
+    WritesParts,
     /// Its blocks are pages.
     BlocksArePages,
     /// The kernel traces that somebody seeks data.
@@ -94,6 +96,7 @@ const BTRFS: FileSystem = FileSystem {
         Property::SurvivesErrors,
         Property::CollapsesRanges,
         Property::TracesSeeks,
+        Property::WritesParts,
         // Its direct writes go through the page cache, so that checksums are right.
         Property::WritesDirectly,
         Property::FoldsCase,
@@ -215,6 +218,7 @@ pub const ALL: &[FileSystem] = &[
             Property::CountedInodes,
             Property::SurvivesErrors,
             Property::CollapsesRanges,
+            Property::WritesParts,
             Property::TracesSeeks,
             Property::FoldsCase,
         ],
@@ -256,7 +260,7 @@ impl FileSystem {
         let (program, words) = match self.kind {
             "xfs" => {
                 // A log as small as can be, which mkfs writes.
-                let mut words = words(&["-q", "-f", "-K", "--unsupported", "-l", "size=16m"]);
+                let mut words = words(&["-q", "-f", "-K", "--unsupported", "-l", "size=20m"]);
                 words.extend(size("-dsize="));
                 words.push(device.to_owned());
                 ("mkfs.xfs", words)

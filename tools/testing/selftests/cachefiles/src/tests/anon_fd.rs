@@ -7,6 +7,7 @@ use crate::{
     blob::{pattern, Aligned},
     daemon::{Blobs, Daemon, Event, Manner, Read},
     disk::Disk,
+    file_system::{chosen, Property},
     group,
     image::BLOCK,
     kernel::{try_unload, Module},
@@ -504,7 +505,8 @@ fn write_cut_in_a_block(lab: &Lab) -> Result<()> {
             for block in block + 1..block + 3 {
                 let reader = read_block(&file, block as u32);
                 // A direct write cannot know what was there: then it is asked for again.
-                let may_come = there && aligned && block == at / BLOCK + 1;
+                let blindly = aligned || chosen().lacks.contains(&Property::WritesParts);
+                let may_come = there && blindly && block == at / BLOCK + 1;
                 while there && !reader.is_finished() {
                     if let Ok(read) = stage.daemon.read_within(Duration::from_millis(2)) {
                         ensure!(may_come, "{what}: block {block} is asked for again");
