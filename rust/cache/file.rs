@@ -7,7 +7,8 @@
 //! The file system says where data is. Two of its answers are not the whole truth:
 //!
 //! * It may change. What it has said, and what we have written, is remembered until the file is changed
-//!   by others, which a [`Watch`] counts just after it has happened, or cut by us.
+//!   by others, which a [`Watch`] counts just after it has happened, or cut by us. After a change by
+//!   others nothing is data but what is written from then on.
 //! * A block that is allocated and was never written, as a write that fails or a power cut leaves it, is a
 //!   hole. But while the page cache has a page of it, as after a backup has read it, ext4 and XFS call it
 //!   data. It is zeros. So a block with a page is read, once: if it is zeros, it is not data.
@@ -247,18 +248,31 @@ impl CacheFile {
         done
     }
 
-    /// Whether anything but this module has changed the file since it was opened. A netfs that fills the
-    /// cache itself still has the data; a daemon may be what has changed it.
+    /// Whether anything but this module has changed the file since it was opened.
     pub(crate) fn is_changed_by_others(&self) -> bool {
         self.changes.count() != self.own_changes.load(Ordering::Relaxed)
     }
 
-    /// What the file has from `at` on, looked at no further than `end`.
+    /// Whether the file was changed since `then`.
+    pub(crate) fn is_changed_since(&self, then: Asked) -> bool {
+        self.changes.count() != then.0
+    }
+
+    /// What the file has from `at` on, looked at no further than `end`. If others have changed the file,
+    /// that is what was written through this module since.
     pub(crate) fn begins_with(&self, at: u64, end: u64) -> Result<Begin> {
         inject::read()?;
         if let Some(to) = self.known_to(at, end) {
             return Ok(Begin::DataTo(to));
         }
+        if self.is_changed_by_others() {
+            return Ok(Begin::HoleTo(end));
+        }
+        self.look(at, end)
+    }
+
+    /// What the file system says of it.
+    pub(crate) fn look(&self, at: u64, end: u64) -> Result<Begin> {
         let asked = self.asked();
         match self.file.next_data(at)? {
             Extent::None => return Ok(Begin::Nothing),
@@ -287,6 +301,8 @@ impl CacheFile {
     /// Where from `at` to `end` the first block is in which the file system has a block of zeros.
     #[cold]
     fn zeros_from(&self, at: u64, end: u64) -> Result<u64> {
+        // btrfs calls data what it has yet to write, and loses it if it cannot.
+        self.file.write_out(at, end)?;
         let mut memory = Blocks::zeroed(1, GFP_KERNEL)?;
         let mut block = at - at % BLOCK;
         while block < end {

@@ -45,7 +45,7 @@ fn take_down(object: &Object) -> bool {
             .file
             .validity
             .is_good_for(object.cookie.invalidations())
-        && (object.cache().on_demand.is_some() || !open.file.is_changed_by_others());
+        && !is_changed_by_others(object, &open);
     let goes = object.cookie.is(CookieFlag::Retired) || !is_good;
     if goes {
         if !open.file.is_named() {
@@ -93,6 +93,18 @@ impl Watch {
         let hidden = || self.began.is_older_than(HIDDEN_MS) && cookie.used_since(self.began);
         cookie.uses() != self.uses || hidden()
     }
+}
+
+/// Whether others have changed the file: it may hold anything.
+fn is_changed_by_others(object: &Object, open: &Opened) -> bool {
+    let is_changed = open.file.is_changed_by_others();
+    if is_changed {
+        log::warn_limited!(
+            "object {:x}: its file was changed by others while it was in use, and is not kept",
+            object.debug_id
+        );
+    }
+    is_changed
 }
 
 /// Stores attributes and name.

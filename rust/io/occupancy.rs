@@ -34,7 +34,7 @@ pub(crate) fn prepare_read(
     } else if let Some((of, opened)) = resources.ready(Want::Read) {
         object = of.debug_id;
         let opened = file.insert(opened);
-        match opened.validity.is_good() && !opened.is_changed_by_others() {
+        match opened.validity.is_good() {
             true => place(&of, opened, read, file_size),
             false => (Source::Server, Found::NoFile),
         }
@@ -127,7 +127,7 @@ pub(crate) fn query(
     range: Range<u64>,
     granularity: u64,
 ) -> Result<Range<u64>> {
-    if !file.validity.is_good() || file.is_changed_by_others() {
+    if !file.validity.is_good() {
         return Err(ENOBUFS);
     }
     let piece = granularity.max(object.cache().disk.block_size.into());

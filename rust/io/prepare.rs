@@ -52,7 +52,12 @@ fn fetch(object: &Object, file: &CacheFile, read: &mut DemandRead<'_>) -> (Sourc
     // How far the daemon has said that the data is there: a hole before it is a lie.
     let mut promised = start;
     while at < end {
-        let (to, found) = match file.begins_with(at, end) {
+        let mut there = file.begins_with(at, end);
+        if at < promised && !matches!(there, Ok(Begin::DataTo(_))) && file.is_changed_by_others() {
+            // The daemon may have written it by the file's name, and vouches for it.
+            there = file.look(at, end);
+        }
+        let (to, found) = match there {
             Ok(Begin::DataTo(to)) => {
                 at = to;
                 continue;

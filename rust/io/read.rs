@@ -2,7 +2,7 @@
 
 //! Reading from a cache file into whatever netfs points to, directly and asynchronously.
 
-use crate::cache::file::{Begin, CacheFile};
+use crate::cache::file::{Asked, Begin, CacheFile};
 use crate::cache::inject;
 use crate::cache::object::Object;
 use crate::fscache::CacheFiles;
@@ -24,6 +24,8 @@ struct Read {
     want: usize,
     /// Invalidations of the cookie when the operation began.
     invalidations: u32,
+    /// When its data was found.
+    asked: Asked,
 }
 
 /// Reads at `start` (`cachefiles_read()`).
@@ -41,6 +43,7 @@ pub(crate) fn read(
     Count::Read.bump();
     let len = into.len();
     let is_on_demand = object.cache().on_demand.is_some();
+    let asked = file.asked();
     let skipped = match leading_hole(&object, &file, start, len, on_hole) {
         Ok(skipped) => skipped,
         Err(error) => {
@@ -61,6 +64,7 @@ pub(crate) fn read(
         skipped,
         want: len - skipped,
         invalidations,
+        asked,
     };
     job.object.seen(Seen::GetRequest);
     trace::read(
@@ -129,6 +133,8 @@ impl Done for Read {
         let result = match result {
             // What the file does not have must not pass for zeros.
             Ok(count) if count < self.want => Err(EIO),
+            // Nor what is no longer there.
+            Ok(_) if file.is_changed_since(self.asked) => Err(EIO),
             Ok(_) if self.object.cookie.invalidations() != self.invalidations => Err(ESTALE),
             Ok(count) => Ok(self.skipped + count),
             Err(error) => Err(error),

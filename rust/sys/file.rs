@@ -134,6 +134,17 @@ impl File {
         })
     }
 
+    /// Has the pages from `at` to `end` that are dirty written to the disk, and waits for that.
+    pub(crate) fn write_out(&self, at: u64, end: u64) -> Result {
+        match offsets(at, end) {
+            // SAFETY: The file is valid, and keeps its mapping.
+            Some((at, last)) => {
+                to_result(unsafe { bindings::cfrs_write_out(self.as_ptr(), at, last) })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Where the next data from `from` on is (`SEEK_DATA`).
     pub(crate) fn next_data(&self, from: u64) -> Result<Extent> {
         self.seek_extent(from, bindings::SEEK_DATA)

@@ -124,6 +124,7 @@ loff_t cfrs_file_size(const struct file *file);
 u64 cfrs_file_blocks(const struct file *file);
 loff_t cfrs_file_size_limit(const struct file *file);
 bool cfrs_has_pages(const struct file *file, loff_t from, loff_t last);
+int cfrs_write_out(const struct file *file, loff_t from, loff_t last);
 int cfrs_set_size(struct file *file, loff_t size);
 int cfrs_truncate(struct file *file, loff_t size);
 void cfrs_touch_atime(struct file *file);

@@ -426,6 +426,13 @@ bool cfrs_has_pages(const struct file *file, loff_t from, loff_t last)
 		       XA_PRESENT);
 }
 
+int cfrs_write_out(const struct file *file, loff_t from, loff_t last)
+{
+	const struct inode *inode = d_real_inode(file->f_path.dentry);
+
+	return inode ? filemap_write_and_wait_range(inode->i_mapping, from, last) : 0;
+}
+
 int cfrs_set_size(struct file *file, loff_t size)
 {
 	struct iattr attr = { .ia_valid = ATTR_SIZE, .ia_size = size };
