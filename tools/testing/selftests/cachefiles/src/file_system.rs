@@ -35,6 +35,10 @@ pub enum Property {
     OwnDisk,
     /// What is written directly waits for the disk.
     WritesDirectly,
+    /// A direct read and a hole that is punched exclude each other.
+    ReadsExcludePunches,
+    /// What cannot reach a dead disk fails at once.
+    FailsAtOnce,
     /// A part of a block can be written directly.
     WritesParts,
     /// Its blocks are pages.
@@ -99,6 +103,8 @@ const BTRFS: FileSystem = FileSystem {
         Property::WritesParts,
         // Its direct writes go through the page cache, so that checksums are right.
         Property::WritesDirectly,
+        Property::ReadsExcludePunches,
+        Property::FailsAtOnce,
         Property::FoldsCase,
     ],
     is_below: false,
@@ -129,6 +135,7 @@ pub const ALL: &[FileSystem] = &[
             Property::SharesBlocks,
             // Nor does the journal let go of blocks that it has data for.
             Property::WritesDirectly,
+            Property::ReadsExcludePunches,
             Property::CollapsesRanges,
             Property::MovesBlocks,
             Property::FoldsCase,
@@ -167,6 +174,7 @@ pub const ALL: &[FileSystem] = &[
         lacks: &[
             Property::SharesBlocks,
             Property::WritesDirectly,
+            Property::ReadsExcludePunches,
             Property::Preallocates,
             Property::CollapsesRanges,
             Property::MovesBlocks,
@@ -219,6 +227,8 @@ pub const ALL: &[FileSystem] = &[
             Property::SurvivesErrors,
             Property::CollapsesRanges,
             Property::WritesParts,
+            Property::ReadsExcludePunches,
+            Property::FailsAtOnce,
             Property::TracesSeeks,
             Property::FoldsCase,
         ],

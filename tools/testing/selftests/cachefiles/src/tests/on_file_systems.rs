@@ -32,6 +32,8 @@ pub const ON_EACH: &[OnEach] = &[
     OnEach {
         group: &changed_behind::GROUP,
         needs: &[
+            // Else what a hole has taken is read before fsnotify tells of it.
+            ("punched_under_readers", &[ReadsExcludePunches]),
             ("collapsed", &[CollapsesRanges]),
             ("inserted", &[CollapsesRanges]),
             ("zeroed", &[Preallocates]),
@@ -63,6 +65,7 @@ pub const ON_EACH: &[OnEach] = &[
                 "unaligned_write_shows_nothing_early",
                 &[WritesDirectly, OwnDisk],
             ),
+            ("unaligned_memory_costs_no_write_a_block", &[WritesDirectly]),
         ],
         in_ci: &["ext4_1k", "xfs", "btrfs"],
     },
@@ -77,6 +80,9 @@ pub const ON_EACH: &[OnEach] = &[
             ("few_blocks_wake_who_polls", &[SmallAndExact]),
             ("few_inodes_wake_who_polls", &[CountedInodes]),
             ("state_line_tells_of_culling", &[CountedInodes]),
+            ("daemon_makes_room", &[SmallAndExact]),
+            ("daemon_culls_the_oldest", &[SmallAndExact]),
+            ("daemon_waits_when_all_is_in_use", &[SmallAndExact]),
         ],
         in_ci: &[],
     },
@@ -97,7 +103,13 @@ pub const ON_EACH: &[OnEach] = &[
     },
     OnEach {
         group: &faults_disk::GROUP,
-        needs: &[("one_bad_block", &[BlocksArePages])],
+        needs: &[
+            ("one_bad_block", &[BlocksArePages]),
+            ("bind", &[FailsAtOnce]),
+            ("commit", &[FailsAtOnce]),
+            ("cull", &[FailsAtOnce]),
+            ("dies_under_readers", &[FailsAtOnce]),
+        ],
         in_ci: &[],
     },
     OnEach {
