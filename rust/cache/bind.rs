@@ -6,6 +6,7 @@ use super::directory::Directory;
 use super::disk::{Disk, End, Need};
 use super::limits::Limits;
 use super::missed::Missed;
+use super::probe::probe;
 use super::{Cache, BLOCK};
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
@@ -83,9 +84,11 @@ impl Plan<'_> {
         let space = {
             let _acting = cred.assume();
             check_security(&root)?;
-            mnt.space()?
+            let space = mnt.space()?;
+            check_blocks(space.block_size)?;
+            probe(&root, &cred, self.shown_dir())?;
+            space
         };
-        check_blocks(space.block_size)?;
         let disk = Disk::new(
             mnt,
             cred,
@@ -133,11 +136,15 @@ impl Plan<'_> {
         Ok(active)
     }
 
+    fn shown_dir(&self) -> &str {
+        self.dir.to_str().unwrap_or("(not UTF-8)")
+    }
+
     fn check_backing(&self, root: &Dir) -> Result {
         root.check_backing().map_err(|failed| {
             log::error!(
                 "{} cannot hold a cache: {}",
-                self.dir.to_str().unwrap_or("(not UTF-8)"),
+                self.shown_dir(),
                 failed.why.to_str().unwrap_or("")
             );
             failed.error

@@ -31,6 +31,7 @@ pub(crate) mod lookup;
 pub(crate) mod missed;
 pub(crate) mod object;
 pub(crate) mod partial;
+mod probe;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod validity;
 pub(crate) mod volume;
