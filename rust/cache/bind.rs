@@ -17,12 +17,16 @@ use crate::sys::errno::EOPNOTSUPP;
 use crate::sys::fscache::{CacheCookie, CookieClock};
 use crate::sys::log;
 use crate::sys::mount;
+use crate::sys::periodic::Periodic;
 use crate::sys::service::Active;
 use crate::sys::xarray::XArray;
 use core::convert::Infallible;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, UniqueArc};
+
+/// Milliseconds between two looks at the space that others have left.
+const LOOK_MS: u32 = 2000;
 
 /// What a `bind` binds.
 pub(crate) struct Plan<'a> {
@@ -118,6 +122,7 @@ impl Plan<'_> {
             Some(clock) => Missed::everything(clock)?,
             None => Missed::nothing(),
         };
+        let look = Periodic::start(disk.clone(), LOOK_MS)?;
         let cache = Arc::pin_init(
             pin_init!(Cache {
                 store,
@@ -125,6 +130,7 @@ impl Plan<'_> {
                 on_demand: self.on_demand,
                 missed,
                 objects <- XArray::new(1, u32::MAX),
+                _look: look,
                 disk,
             }),
             GFP_KERNEL,

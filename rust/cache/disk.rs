@@ -11,6 +11,7 @@ use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
+use crate::sys::periodic::Recurring;
 use crate::sys::time::{tick, Tick};
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -282,6 +283,17 @@ impl Disk {
     pub(crate) fn begin_write(&self, bytes: u64) -> Result<Writing<&Self>> {
         self.has_room_for(bytes, Need::Write)?;
         Ok(Writing::new(self, bytes))
+    }
+}
+
+/// Others fill the disk, too, while nothing is written to the cache.
+impl Recurring for Disk {
+    fn recur(&self) {
+        if self.ended().is_none() {
+            let _acting = self.cred.assume();
+            // Who sleeps in poll(2) is woken if the state changes; an error is the next user's.
+            let _ = self.has_room(0, 0, Need::Check);
+        }
     }
 }
 

@@ -39,6 +39,7 @@ pub(crate) mod withdraw;
 
 use crate::ondemand::RequestTable;
 use crate::protocol::message::Layout;
+use crate::sys::periodic::Periodic;
 use crate::sys::xarray::XArray;
 use directory::Directory;
 use disk::Disk;
@@ -72,6 +73,8 @@ pub(crate) struct Cache {
     /// Objects in service, by a number of no meaning.
     #[pin]
     pub(crate) objects: XArray<Object>,
+    /// Looks now and then how much space others have left.
+    _look: Periodic<Disk>,
     /// The file system that holds it all. Last, so that its mount outlives the directories.
     pub(crate) disk: Arc<Disk>,
 }

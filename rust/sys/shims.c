@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/workqueue.h>
 #include <trace/events/fscache.h>
 #include "shims.h"
 
@@ -95,6 +96,52 @@ void cfrs_exit(void)
 	cfrs_stop_watching();
 	kmem_cache_destroy(cfrs_ios);
 	cfrs_ios = NULL;
+}
+
+/*
+ * What is done at each interval, by a worker that stops with the machine.
+ */
+struct cfrs_periodic {
+	struct delayed_work work;
+	unsigned long interval;
+	void (*call)(void *arg);
+	void *arg;
+};
+
+static void queue_periodic(struct cfrs_periodic *periodic)
+{
+	queue_delayed_work(system_freezable_power_efficient_wq, &periodic->work,
+			   periodic->interval);
+}
+
+static void do_periodic(struct work_struct *work)
+{
+	struct cfrs_periodic *periodic =
+		container_of(work, struct cfrs_periodic, work.work);
+
+	periodic->call(periodic->arg);
+	queue_periodic(periodic);
+}
+
+struct cfrs_periodic *cfrs_start_periodic(unsigned int ms,
+					  void (*call)(void *arg), void *arg)
+{
+	struct cfrs_periodic *periodic = kmalloc(sizeof(*periodic), GFP_KERNEL);
+
+	if (!periodic)
+		return NULL;
+	INIT_DELAYED_WORK(&periodic->work, do_periodic);
+	periodic->interval = msecs_to_jiffies(ms);
+	periodic->call = call;
+	periodic->arg = arg;
+	queue_periodic(periodic);
+	return periodic;
+}
+
+void cfrs_stop_periodic(struct cfrs_periodic *periodic)
+{
+	cancel_delayed_work_sync(&periodic->work);
+	kfree(periodic);
 }
 
 /*

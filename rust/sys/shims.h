@@ -35,6 +35,10 @@ extern struct workqueue_struct *cfrs_workers;
 extern struct kmem_cache *cfrs_ios;
 int cfrs_init(void);
 void cfrs_exit(void);
+struct cfrs_periodic;
+struct cfrs_periodic *cfrs_start_periodic(unsigned int ms,
+					  void (*call)(void *arg), void *arg);
+void cfrs_stop_periodic(struct cfrs_periodic *periodic);
 
 /* atomics and waiting */
 void cfrs_set_bit(unsigned int nr, unsigned long *addr);
