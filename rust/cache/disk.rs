@@ -14,7 +14,7 @@ use crate::sys::mount::{self, Mount};
 use crate::sys::periodic::Recurring;
 use crate::sys::time::{tick, Tick};
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
@@ -34,9 +34,8 @@ pub(crate) struct Disk {
     /// What the last look at the disk has left.
     #[pin]
     spare: SpinLock<Spare>,
-    /// When its service ended, by then at the latest.
-    #[pin]
-    ended: SpinLock<Option<Tick>>,
+    /// A `Service`.
+    service: AtomicU8,
     culling: AtomicBool,
     changed: AtomicBool,
     files_released: AtomicU32,
@@ -82,6 +81,18 @@ struct Spare {
     tick: Tick,
     /// Blocks above all limits, less those that were granted since.
     blocks: u64,
+}
+
+/// Whether the cache is in service. It only goes up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Service {
+    /// It is.
+    On,
+    /// Its session is over.
+    Over,
+    /// The disk has failed.
+    Failed,
 }
 
 /// What space is wanted for.
@@ -135,7 +146,7 @@ impl Disk {
             cookie,
             thresholds,
             spare <- new_spinlock!(Spare { tick: tick(), blocks: 0 }, "Disk::spare"),
-            ended <- new_spinlock!(None, "Disk::ended"),
+            service: AtomicU8::new(Service::On as u8),
             culling: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             files_released: AtomicU32::new(0),
@@ -155,20 +166,27 @@ impl Disk {
     /// The disk cannot be trusted any more: nothing is served from it or stored on it.
     pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
         log::error!("I/O Error: {}", what);
-        self.end_service();
+        self.leave_service(Service::Failed);
         self.cookie.io_error();
     }
 
-    /// The cache is about to be out of service: from then on FS-Cache does not tell what the netfs
-    /// write. All requests fail.
+    /// The cache is about to be out of service. All requests fail.
     pub(crate) fn end_service(&self) {
-        self.ended.lock().get_or_insert_with(tick);
+        self.leave_service(Service::Over);
+    }
+
+    fn leave_service(&self, to: Service) {
+        self.service.fetch_max(to as u8, Ordering::Relaxed);
         self.requests.kill();
     }
 
-    /// When the cache's service ended, if it has.
-    pub(crate) fn ended(&self) -> Option<Tick> {
-        *self.ended.lock()
+    /// Whether it is in service.
+    pub(crate) fn service(&self) -> Service {
+        match self.service.load(Ordering::Relaxed) {
+            0 => Service::On,
+            1 => Service::Over,
+            _ => Service::Failed,
+        }
     }
 
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.
@@ -289,7 +307,7 @@ impl Disk {
 /// Others fill the disk, too, while nothing is written to the cache.
 impl Recurring for Disk {
     fn recur(&self) {
-        if self.ended().is_none() {
+        if self.service() == Service::On {
             let _acting = self.cred.assume();
             // Who sleeps in poll(2) is woken if the state changes; an error is the next user's.
             let _ = self.has_room(0, 0, Need::Check);

@@ -7,7 +7,6 @@
 //! cache in `service.rs`.
 
 use super::bindings;
-use super::time::Tick;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -39,12 +38,18 @@ unsafe impl AlwaysRefCounted for Cookie {
     }
 }
 
-/// How a netfs uses its file, at one moment: who begins or ceases to makes it another value, unless
-/// one does the one and another one the other.
+/// How a netfs uses its file, at one moment: a user that comes or goes changes the value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Uses {
     active: i32,
     unused_at: kernel::ffi::c_ulong,
+}
+
+impl Uses {
+    /// Whether there is a user.
+    pub(crate) fn any(self) -> bool {
+        self.active > 0
+    }
 }
 
 /// What the netfs says of its file, at one moment.
@@ -196,12 +201,6 @@ impl Cookie {
     pub(crate) fn invalidations(&self) -> u32 {
         // SAFETY: The field lives as long as the cookie and is one word.
         unsafe { core::ptr::addr_of!((*self.0.get()).inval_counter).read_volatile() }
-    }
-
-    /// Whether the netfs uses the file, or has since `when`.
-    pub(crate) fn used_since(&self, when: Tick) -> bool {
-        // SAFETY: The cookie is valid; the shim takes its lock.
-        unsafe { bindings::cfrs_cookie_used_since(self.0.get(), when.0 as kernel::ffi::c_ulong) }
     }
 
     /// How the netfs uses the file.

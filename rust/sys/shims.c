@@ -363,18 +363,6 @@ void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 	spin_unlock(&cookie->lock);
 }
 
-/* Whether the netfs uses the cookie, or has since this tick. */
-bool cfrs_cookie_used_since(struct fscache_cookie *cookie, unsigned long when)
-{
-	bool used;
-
-	spin_lock(&cookie->lock);
-	used = atomic_read(&cookie->n_active) != 0 ||
-	       !time_before(cookie->unused_at, when);
-	spin_unlock(&cookie->lock);
-	return used;
-}
-
 /*
  * A volume of our own, for cfrs_newest_cookie().  While no cache is live, FS-Cache has
  * no cache make anything of it.

@@ -180,7 +180,6 @@ void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
 			  ssize_t result, bool was_async);
 void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 			  loff_t *size, unsigned int *invalidations);
-bool cfrs_cookie_used_since(struct fscache_cookie *cookie, unsigned long when);
 struct fscache_volume *cfrs_acquire_volume(void);
 void cfrs_relinquish_volume(struct fscache_volume *volume);
 int cfrs_newest_cookie(struct fscache_volume *volume, u32 *debug_id);
