@@ -12,6 +12,7 @@ use super::volume::Volume;
 use super::withdraw::{delete, let_go};
 use super::{inject, whole_blocks, Cache, BLOCK};
 use crate::ondemand::Answered;
+use crate::protocol::command_error::Quoted;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
@@ -68,7 +69,8 @@ pub(crate) fn look_up(
         }
         Err(error) if cache.on_demand.is_some() => {
             log::warn_limited!(
-                "object {:x}: not served, for it got no file: error {}",
+                "volume {}: object {:x} is not served: its file cannot be opened or made: error {}",
+                Quoted(&volume.key),
                 object.debug_id,
                 error.to_errno()
             );
