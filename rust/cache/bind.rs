@@ -2,6 +2,7 @@
 
 //! Bringing a cache into service: everything that is checked and made before FS-Cache may use it.
 
+use super::abandoned;
 use super::directory::Directory;
 use super::disk::{Disk, End, Need};
 use super::limits::Limits;
@@ -21,6 +22,7 @@ use crate::sys::periodic::Periodic;
 use crate::sys::service::Active;
 use crate::sys::xarray::XArray;
 use core::convert::Infallible;
+use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, UniqueArc};
@@ -64,7 +66,6 @@ impl Plan<'_> {
     }
 
     fn try_bind(&self) -> Result<Active<CacheFiles>> {
-        let record = CacheCookie::acquire(self.tag)?;
         let service = Cred::for_kernel_service(self.secid).inspect_err(|error| {
             if self.secid.is_some() {
                 log::error!(
@@ -93,15 +94,10 @@ impl Plan<'_> {
             probe(&root, &cred, self.shown_dir())?;
             space
         };
-        let disk = Disk::new(
-            mnt,
-            cred,
-            self.limits,
-            &space,
-            record.cookie().clone(),
-            self.requests.clone(),
-            end,
-        );
+        // As late as can be: what was mounted from it has nothing to read from until the end.
+        let in_use = abandoned::end_before_bind();
+        let record = CacheCookie::acquire(self.tag)?;
+        let disk = Disk::new(mnt, cred, self, &space, record.cookie().clone(), end);
         let disk: Arc<Disk> = match memory.pin_init_with::<Infallible>(disk) {
             Ok(disk) => disk.into(),
             Err(never) => match never {},
@@ -130,6 +126,7 @@ impl Plan<'_> {
                 on_demand: self.on_demand,
                 missed,
                 objects <- XArray::new(1, u32::MAX),
+                when_empty <- new_spinlock!(None, "Cache::when_empty"),
                 _look: look,
                 disk,
             }),
@@ -138,6 +135,9 @@ impl Plan<'_> {
         let active: Active<CacheFiles> = Active::add(record, cache)?;
         if let Some(clock) = clock {
             active.cache().missed.ends(&clock);
+        }
+        if self.on_demand.is_some() {
+            in_use.iter().for_each(|cookie| cookie.look_up_again());
         }
         Ok(active)
     }

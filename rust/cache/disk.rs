@@ -3,7 +3,8 @@
 //! The backing file system of a cache: its mount, the credentials to use it with, its free space,
 //! and what happens when it fails.
 
-use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
+use super::bind::Plan;
+use super::limits::{CullChange, Space, StateLine, Thresholds};
 use crate::ondemand::RequestTable;
 use crate::sys::completion::Completion;
 use crate::sys::creds::Cred;
@@ -28,8 +29,10 @@ pub(crate) struct Disk {
     pub(crate) block_size: u32,
     /// The requests to the daemon, which fail when the disk does.
     pub(crate) requests: Arc<RequestTable>,
-    /// FS-Cache's record, which is told when the disk fails.
+    /// FS-Cache's record.
     pub(crate) cookie: Arc<CacheCookie>,
+    /// Whether misses are for the daemon to fill.
+    is_on_demand: bool,
     thresholds: Thresholds,
     /// What the last look at the disk has left.
     #[pin]
@@ -127,23 +130,25 @@ impl<D: Deref<Target = Disk>> Writing<D> {
 }
 
 impl Disk {
-    /// The disk behind `mnt`, with limits at `limits` of its `space`.
+    /// The disk behind `mnt`, with limits at those of `plan` of its `space`.
     pub(super) fn new(
         mnt: Mount,
         cred: Cred,
-        limits: &Limits,
+        plan: &Plan<'_>,
         space: &mount::Space,
         cookie: Arc<CacheCookie>,
-        requests: Arc<RequestTable>,
         end: End,
     ) -> impl PinInit<Self> {
-        let thresholds = Thresholds::new(limits, space.files, space.blocks);
+        let thresholds = Thresholds::new(plan.limits, space.files, space.blocks);
+        let requests = plan.requests.clone();
+        let is_on_demand = plan.on_demand.is_some();
         let block_size = space.block_size;
         pin_init!(Disk {
             cred,
             block_size,
             requests,
             cookie,
+            is_on_demand,
             thresholds,
             spare <- new_spinlock!(Spare { tick: tick(), blocks: 0 }, "Disk::spare"),
             service: AtomicU8::new(Service::On as u8),
@@ -167,7 +172,10 @@ impl Disk {
     pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
         log::error!("I/O Error: {}", what);
         self.leave_service(Service::Failed);
-        self.cookie.io_error();
+        // FS-Cache would answer for it from now on, with ENOBUFS.
+        if !self.is_on_demand {
+            self.cookie.io_error();
+        }
     }
 
     /// The cache is about to be out of service. All requests fail.
@@ -187,6 +195,11 @@ impl Disk {
             1 => Service::Over,
             _ => Service::Failed,
         }
+    }
+
+    /// Whether every operation is to fail with `EIO`.
+    pub(crate) fn refuses(&self) -> bool {
+        self.service() != Service::On && self.is_on_demand
     }
 
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.

@@ -122,6 +122,9 @@ impl Object {
 
     #[inline]
     fn file_now(&self, invalidations: u32) -> Option<Arc<CacheFile>> {
+        if self.cache().disk.refuses() {
+            return None;
+        }
         let now = || self.cookie.invalidations();
         self.backing.file_for(invalidations, now)
     }

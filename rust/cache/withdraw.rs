@@ -239,7 +239,6 @@ impl Cache {
             cache.disk.cookie.name().to_str().unwrap_or("(not UTF-8)")
         );
         cache.disk.end_service();
-        cache.requests().wait_for_failed_readers();
         cache.distrust_what_is_written();
         drop(active);
         cache.sync();

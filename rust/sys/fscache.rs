@@ -214,6 +214,13 @@ impl Cookie {
         }
     }
 
+    /// Has a netfs that uses the file be served again, if the cookie has lost its cache and there is one
+    /// of that name now. FS-Cache would wait until the netfs begins to use it anew. May sleep.
+    pub(crate) fn look_up_again(&self) {
+        // SAFETY: The cookie is valid; the shim looks whether there is anything to do.
+        unsafe { bindings::cfrs_cookie_look_up_again(self.0.get()) }
+    }
+
     /// Its place in the order in which cookies are made.
     pub(crate) fn age(&self) -> Age {
         Age(self.debug_id())

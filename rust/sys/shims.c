@@ -98,6 +98,11 @@ void cfrs_exit(void)
 	cfrs_ios = NULL;
 }
 
+void cfrs_flush_workers(void)
+{
+	flush_workqueue(cfrs_workers);
+}
+
 /*
  * What is done at each interval, by a worker that stops with the machine.
  */
@@ -361,6 +366,44 @@ void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 	*size = cookie->object_size;
 	*invalidations = cookie->inval_counter;
 	spin_unlock(&cookie->lock);
+}
+
+/*
+ * Have a cookie that is in use looked up, if no cache has it and there is one.
+ * FS-Cache does so only for who begins to use it: this is what its
+ * __fscache_use_cookie() does then.
+ */
+void cfrs_cookie_look_up_again(struct fscache_cookie *cookie)
+{
+	struct fscache_volume *volume = cookie->volume;
+	bool begin;
+
+	/* The worker that has taken its object down may be about to say so. */
+	wait_var_event(&cookie->state, READ_ONCE(cookie->state) !=
+		       FSCACHE_COOKIE_STATE_WITHDRAWING);
+	/* A cache that ends waits for this, or is seen to end. */
+	atomic_inc(&volume->n_accesses);
+	/* Read the state of the cache after that; it waits after changing it. */
+	smp_mb__after_atomic();
+	spin_lock(&cookie->lock);
+	begin = READ_ONCE(volume->cache->state) == FSCACHE_CACHE_IS_ACTIVE &&
+		cookie->state == FSCACHE_COOKIE_STATE_QUIESCENT &&
+		atomic_read(&cookie->n_active) > 0;
+	if (begin) {
+		atomic_inc(&cookie->n_accesses);
+		/* Pairs with fscache_cookie_state(). */
+		smp_store_release(&cookie->state, FSCACHE_COOKIE_STATE_LOOKING_UP);
+		set_bit(FSCACHE_COOKIE_IS_CACHING, &cookie->flags);
+		set_bit(FSCACHE_COOKIE_HAS_BEEN_CACHED, &cookie->flags);
+	}
+	spin_unlock(&cookie->lock);
+	if (!begin) {
+		fscache_end_volume_access(volume, cookie, fscache_access_unlive);
+		return;
+	}
+	fscache_get_cookie(cookie, fscache_cookie_get_use_work);
+	if (!queue_work(fscache_wq, &cookie->work))
+		fscache_put_cookie(cookie, fscache_cookie_put_over_queued);
 }
 
 /*

@@ -35,6 +35,7 @@ extern struct workqueue_struct *cfrs_workers;
 extern struct kmem_cache *cfrs_ios;
 int cfrs_init(void);
 void cfrs_exit(void);
+void cfrs_flush_workers(void);
 struct cfrs_periodic;
 struct cfrs_periodic *cfrs_start_periodic(unsigned int ms,
 					  void (*call)(void *arg), void *arg);
@@ -180,6 +181,7 @@ void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
 			  ssize_t result, bool was_async);
 void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 			  loff_t *size, unsigned int *invalidations);
+void cfrs_cookie_look_up_again(struct fscache_cookie *cookie);
 struct fscache_volume *cfrs_acquire_volume(void);
 void cfrs_relinquish_volume(struct fscache_volume *volume);
 int cfrs_newest_cookie(struct fscache_volume *volume, u32 *debug_id);
