@@ -200,11 +200,6 @@ bool cfrs_is_dying(void)
 	return fatal_signal_pending(current);
 }
 
-bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms)
-{
-	return wait_for_completion_timeout(done, msecs_to_jiffies(ms)) > 0;
-}
-
 /* Negative if the task is being killed, 0 if the time is over. */
 long cfrs_wait_killable_ms(struct completion *done, unsigned int ms)
 {

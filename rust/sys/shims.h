@@ -52,7 +52,6 @@ void cfrs_poll_wait(struct file *file, struct wait_queue_head *wq,
 		    struct poll_table_struct *table);
 bool cfrs_ratelimit(void);
 bool cfrs_is_dying(void);
-bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms);
 long cfrs_wait_killable_ms(struct completion *done, unsigned int ms);
 
 /* xarray */
