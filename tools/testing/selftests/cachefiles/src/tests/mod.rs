@@ -4,6 +4,7 @@
 
 use crate::ktap::{Group, InV5};
 
+mod abandoned;
 mod anon_fd;
 mod bugs_answer;
 mod bugs_cache;
@@ -65,6 +66,7 @@ pub const GROUPS: &[&Group] = &[
     &anon_fd::GROUP,
     &persistence::GROUP,
     &failure::GROUP,
+    &abandoned::GROUP,
     &daemon_habits::GROUP,
     &bugs_answer::GROUP,
     &bugs_lifetime::GROUP,
