@@ -77,5 +77,7 @@ impl Root for CacheFiles {
 impl Drop for CacheFiles {
     fn drop(&mut self) {
         log::info!("Unloading");
+        // The device cannot be opened any more.
+        cache::abandoned::end();
     }
 }

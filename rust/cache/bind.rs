@@ -2,10 +2,12 @@
 
 //! Bringing a cache into service: everything that is checked and made before FS-Cache may use it.
 
+use super::abandoned;
 use super::directory::Directory;
 use super::disk::{Disk, End, Need};
 use super::limits::Limits;
 use super::missed::Missed;
+use super::probe::probe;
 use super::{Cache, BLOCK};
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
@@ -16,12 +18,17 @@ use crate::sys::errno::EOPNOTSUPP;
 use crate::sys::fscache::{CacheCookie, CookieClock};
 use crate::sys::log;
 use crate::sys::mount;
+use crate::sys::periodic::Periodic;
 use crate::sys::service::Active;
 use crate::sys::xarray::XArray;
 use core::convert::Infallible;
+use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, UniqueArc};
+
+/// Milliseconds between two looks at the space that others have left.
+const LOOK_MS: u32 = 2000;
 
 /// What a `bind` binds.
 pub(crate) struct Plan<'a> {
@@ -59,7 +66,6 @@ impl Plan<'_> {
     }
 
     fn try_bind(&self) -> Result<Active<CacheFiles>> {
-        let record = CacheCookie::acquire(self.tag)?;
         let service = Cred::for_kernel_service(self.secid).inspect_err(|error| {
             if self.secid.is_some() {
                 log::error!(
@@ -83,18 +89,15 @@ impl Plan<'_> {
         let space = {
             let _acting = cred.assume();
             check_security(&root)?;
-            mnt.space()?
+            let space = mnt.space()?;
+            check_blocks(space.block_size)?;
+            probe(&root, &cred, self.shown_dir())?;
+            space
         };
-        check_blocks(space.block_size)?;
-        let disk = Disk::new(
-            mnt,
-            cred,
-            self.limits,
-            &space,
-            record.cookie().clone(),
-            self.requests.clone(),
-            end,
-        );
+        // As late as can be: what was mounted from it has nothing to read from until the end.
+        let in_use = abandoned::end_before_bind();
+        let record = CacheCookie::acquire(self.tag)?;
+        let disk = Disk::new(mnt, cred, self, &space, record.cookie().clone(), end);
         let disk: Arc<Disk> = match memory.pin_init_with::<Infallible>(disk) {
             Ok(disk) => disk.into(),
             Err(never) => match never {},
@@ -115,6 +118,7 @@ impl Plan<'_> {
             Some(clock) => Missed::everything(clock)?,
             None => Missed::nothing(),
         };
+        let look = Periodic::start(disk.clone(), LOOK_MS)?;
         let cache = Arc::pin_init(
             pin_init!(Cache {
                 store,
@@ -122,6 +126,8 @@ impl Plan<'_> {
                 on_demand: self.on_demand,
                 missed,
                 objects <- XArray::new(1, u32::MAX),
+                when_empty <- new_spinlock!(None, "Cache::when_empty"),
+                _look: look,
                 disk,
             }),
             GFP_KERNEL,
@@ -130,14 +136,21 @@ impl Plan<'_> {
         if let Some(clock) = clock {
             active.cache().missed.ends(&clock);
         }
+        if self.on_demand.is_some() {
+            in_use.iter().for_each(|cookie| cookie.look_up_again());
+        }
         Ok(active)
+    }
+
+    fn shown_dir(&self) -> &str {
+        self.dir.to_str().unwrap_or("(not UTF-8)")
     }
 
     fn check_backing(&self, root: &Dir) -> Result {
         root.check_backing().map_err(|failed| {
             log::error!(
                 "{} cannot hold a cache: {}",
-                self.dir.to_str().unwrap_or("(not UTF-8)"),
+                self.shown_dir(),
                 failed.why.to_str().unwrap_or("")
             );
             failed.error

@@ -13,7 +13,7 @@ use crate::sys::xattr;
 use kernel::prelude::*;
 use kernel::str::CStr;
 
-const NAME: &CStr = kernel::c_str!("user.CacheFiles.cache");
+pub(super) const NAME: &CStr = kernel::c_str!("user.CacheFiles.cache");
 /// The only type of object there is.
 const TYPE_DATA: u8 = 1;
 /// Bytes before a file's coherency data: size, zero point, type, content.

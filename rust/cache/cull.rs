@@ -4,7 +4,7 @@
 
 use super::directory::bury;
 use super::Cache;
-use crate::sys::dentry::{Dentry, Dir, Entry};
+use crate::sys::dentry::{Dentry, Dir};
 use crate::sys::errno::ESTALE;
 use crate::sys::fscache::Count;
 use crate::sys::inode::InUse;
@@ -25,7 +25,7 @@ impl Cache {
         bury(&self.disk, &self.graveyard, &dir, &victim, Killed::Culled).map_err(|error| {
             match error {
                 ENOENT => ESTALE,
-                ENOMEM | ESTALE => error,
+                ENOMEM | ESTALE | EROFS => error,
                 error => {
                     log::error!("Internal error: {}", error.to_errno());
                     EIO
@@ -46,9 +46,10 @@ impl Cache {
     }
 
     fn find_victim(&self, dir: &Dir, name: &[u8]) -> Result<Dentry> {
-        let locked = dir.lock()?;
-        let found = locked.find(name).map_err(|error| match error {
-            ENOENT => ESTALE,
+        // Without the directory's lock, which a read-only file system does not give.
+        let victim = dir.find(name).map_err(|error| match error {
+            ENOENT if dir.is_unhashed() => ESTALE,
+            ENOENT => ENOENT,
             EIO => {
                 self.disk.io_error(format_args!("Lookup failed"));
                 EIO
@@ -59,11 +60,10 @@ impl Cache {
                 EIO
             }
         })?;
-        match found {
-            Entry::Vacant(_) => Err(ENOENT),
-            Entry::Occupied(victim) if victim.dentry().inode().is_in_use() => Err(EBUSY),
-            Entry::Occupied(victim) => Ok(victim.dentry().clone()),
+        if victim.inode().is_in_use() {
+            return Err(EBUSY);
         }
+        Ok(victim)
     }
 }
 

@@ -53,7 +53,7 @@ impl Directory {
                     })
                 })
                 .inspect_err(|error| {
-                    log::error!("mkdir {} failed with error {}", shown, error.to_errno())
+                    log::warn_limited!("mkdir {} failed with error {}", shown, error.to_errno())
                 })?;
             is_new = true;
             if let Some(made) = made {

@@ -3,7 +3,8 @@
 //! The backing file system of a cache: its mount, the credentials to use it with, its free space,
 //! and what happens when it fails.
 
-use super::limits::{CullChange, Limits, Space, StateLine, Thresholds};
+use super::bind::Plan;
+use super::limits::{CullChange, Space, StateLine, Thresholds};
 use crate::ondemand::RequestTable;
 use crate::sys::completion::Completion;
 use crate::sys::creds::Cred;
@@ -11,9 +12,10 @@ use crate::sys::errno::ENOBUFS;
 use crate::sys::fscache::{CacheCookie, Count};
 use crate::sys::log;
 use crate::sys::mount::{self, Mount};
+use crate::sys::periodic::Recurring;
 use crate::sys::time::{tick, Tick};
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
@@ -27,15 +29,16 @@ pub(crate) struct Disk {
     pub(crate) block_size: u32,
     /// The requests to the daemon, which fail when the disk does.
     pub(crate) requests: Arc<RequestTable>,
-    /// FS-Cache's record, which is told when the disk fails.
+    /// FS-Cache's record.
     pub(crate) cookie: Arc<CacheCookie>,
+    /// Whether misses are for the daemon to fill.
+    is_on_demand: bool,
     thresholds: Thresholds,
     /// What the last look at the disk has left.
     #[pin]
     spare: SpinLock<Spare>,
-    /// When its service ended, by then at the latest.
-    #[pin]
-    ended: SpinLock<Option<Tick>>,
+    /// A `Service`.
+    service: AtomicU8,
     culling: AtomicBool,
     changed: AtomicBool,
     files_released: AtomicU32,
@@ -83,6 +86,18 @@ struct Spare {
     blocks: u64,
 }
 
+/// Whether the cache is in service. It only goes up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Service {
+    /// It is.
+    On,
+    /// Its session is over.
+    Over,
+    /// The disk has failed.
+    Failed,
+}
+
 /// What space is wanted for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
@@ -115,26 +130,28 @@ impl<D: Deref<Target = Disk>> Writing<D> {
 }
 
 impl Disk {
-    /// The disk behind `mnt`, with limits at `limits` of its `space`.
+    /// The disk behind `mnt`, with limits at those of `plan` of its `space`.
     pub(super) fn new(
         mnt: Mount,
         cred: Cred,
-        limits: &Limits,
+        plan: &Plan<'_>,
         space: &mount::Space,
         cookie: Arc<CacheCookie>,
-        requests: Arc<RequestTable>,
         end: End,
     ) -> impl PinInit<Self> {
-        let thresholds = Thresholds::new(limits, space.files, space.blocks);
+        let thresholds = Thresholds::new(plan.limits, space.files, space.blocks);
+        let requests = plan.requests.clone();
+        let is_on_demand = plan.on_demand.is_some();
         let block_size = space.block_size;
         pin_init!(Disk {
             cred,
             block_size,
             requests,
             cookie,
+            is_on_demand,
             thresholds,
             spare <- new_spinlock!(Spare { tick: tick(), blocks: 0 }, "Disk::spare"),
-            ended <- new_spinlock!(None, "Disk::ended"),
+            service: AtomicU8::new(Service::On as u8),
             culling: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             files_released: AtomicU32::new(0),
@@ -154,20 +171,35 @@ impl Disk {
     /// The disk cannot be trusted any more: nothing is served from it or stored on it.
     pub(crate) fn io_error(&self, what: core::fmt::Arguments<'_>) {
         log::error!("I/O Error: {}", what);
-        self.end_service();
-        self.cookie.io_error();
+        self.leave_service(Service::Failed);
+        // FS-Cache would answer for it from now on, with ENOBUFS.
+        if !self.is_on_demand {
+            self.cookie.io_error();
+        }
     }
 
-    /// The cache is about to be out of service: from then on FS-Cache does not tell what the netfs
-    /// write. All requests fail.
+    /// The cache is about to be out of service. All requests fail.
     pub(crate) fn end_service(&self) {
-        self.ended.lock().get_or_insert_with(tick);
+        self.leave_service(Service::Over);
+    }
+
+    fn leave_service(&self, to: Service) {
+        self.service.fetch_max(to as u8, Ordering::Relaxed);
         self.requests.kill();
     }
 
-    /// When the cache's service ended, if it has.
-    pub(crate) fn ended(&self) -> Option<Tick> {
-        *self.ended.lock()
+    /// Whether it is in service.
+    pub(crate) fn service(&self) -> Service {
+        match self.service.load(Ordering::Relaxed) {
+            0 => Service::On,
+            1 => Service::Over,
+            _ => Service::Failed,
+        }
+    }
+
+    /// Whether every operation is to fail with `EIO`.
+    pub(crate) fn refuses(&self) -> bool {
+        self.service() != Service::On && self.is_on_demand
     }
 
     /// Whether there is room for `files` more files and `blocks` more blocks; `ENOBUFS` if not.
@@ -282,6 +314,17 @@ impl Disk {
     pub(crate) fn begin_write(&self, bytes: u64) -> Result<Writing<&Self>> {
         self.has_room_for(bytes, Need::Write)?;
         Ok(Writing::new(self, bytes))
+    }
+}
+
+/// Others fill the disk, too, while nothing is written to the cache.
+impl Recurring for Disk {
+    fn recur(&self) {
+        if self.service() == Service::On {
+            let _acting = self.cred.assume();
+            // Who sleeps in poll(2) is woken if the state changes; an error is the next user's.
+            let _ = self.has_room(0, 0, Need::Check);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::volume::Volume;
 use super::withdraw::{delete, let_go};
 use super::{inject, whole_blocks, Cache, BLOCK};
 use crate::ondemand::Answered;
+use crate::protocol::command_error::Quoted;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
 use crate::sys::file::File;
@@ -68,8 +69,13 @@ pub(crate) fn look_up(
         }
         Err(error) if cache.on_demand.is_some() => {
             log::warn_limited!(
-                "object {:x}: not served, for it got no file: error {}",
+                "volume {}: object {:x} is not served: {}: error {}",
+                Quoted(&volume.key),
                 object.debug_id,
+                match cache.disk.refuses() {
+                    true => "its cache is dead",
+                    false => "its file cannot be opened or made",
+                },
                 error.to_errno()
             );
             left_without_file(&object, error);
@@ -166,6 +172,7 @@ impl Object {
     /// Takes the object out of the index and from the daemon.
     pub(crate) fn retire(&self) {
         drop(self.cache().objects.remove(self.index));
+        self.cache().object_gone();
         self.cache().requests().drop_object(&self.demand);
     }
 
@@ -178,6 +185,17 @@ impl Object {
                 size
             )
         })?;
+        // EROFS makes its cookies without a size: this one has been served before, by another daemon.
+        let before = self.cookie.size();
+        if before > 0 && before != size {
+            log::warn_limited!(
+                "object {:x}: the daemon opens it with {} bytes; mounted, it had {}",
+                self.debug_id,
+                size,
+                before
+            );
+            return Err(ESTALE);
+        }
         self.cookie.set_size(size)?;
         self.backing.set_size(size);
         if size > 0 {

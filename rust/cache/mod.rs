@@ -9,6 +9,7 @@
 //! `key.rs` knows the names and `coherency.rs` the attributes; both are C's to the byte.
 //! What the daemon is asked is the business of `ondemand/`, how netfs reads and writes that of `io/`.
 
+pub(crate) mod abandoned;
 pub(crate) mod backing;
 pub(crate) mod bind;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
@@ -31,6 +32,7 @@ pub(crate) mod lookup;
 pub(crate) mod missed;
 pub(crate) mod object;
 pub(crate) mod partial;
+mod probe;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod validity;
 pub(crate) mod volume;
@@ -38,11 +40,14 @@ pub(crate) mod withdraw;
 
 use crate::ondemand::RequestTable;
 use crate::protocol::message::Layout;
+use crate::sys::periodic::Periodic;
+use crate::sys::work::Deferred;
 use crate::sys::xarray::XArray;
+use abandoned::LastObjectGone;
 use directory::Directory;
 use disk::Disk;
 use kernel::prelude::*;
-use kernel::sync::Arc;
+use kernel::sync::{Arc, SpinLock};
 use missed::Missed;
 use object::Object;
 
@@ -71,6 +76,11 @@ pub(crate) struct Cache {
     /// Objects in service, by a number of no meaning.
     #[pin]
     pub(crate) objects: XArray<Object>,
+    /// Started when the last object goes, once the cache is abandoned.
+    #[pin]
+    when_empty: SpinLock<Option<Arc<Deferred<LastObjectGone>>>>,
+    /// Looks now and then how much space others have left.
+    _look: Periodic<Disk>,
     /// The file system that holds it all. Last, so that its mount outlives the directories.
     pub(crate) disk: Arc<Disk>,
 }

@@ -21,8 +21,8 @@ static LAST_DEBUG_ID: AtomicU32 = AtomicU32::new(0);
 /// An object (`struct cachefiles_object`). Counted by the cookie, the cache's index, and reads under
 /// way; freed by whichever is last, after its file has been taken away.
 pub(crate) struct Object {
-    /// The directories of its volume.
-    directories: Arc<Directories>,
+    /// The directories of its volume, or why there are none.
+    directories: Result<Arc<Directories>>,
     /// The volume it is in.
     pub(crate) volume: Arc<Volume>,
     /// The name of its file.
@@ -47,7 +47,7 @@ impl Object {
         cookie: &Cookie,
     ) -> Result<Arc<Self>> {
         let cache = &volume.cache;
-        let directories = volume.directories(record)?;
+        let directories = volume.directories(record);
         let mut buffer = [0; NAME_MAX];
         let cooked = cook(cookie.key(), &mut buffer).map_err(|error| {
             crate::sys::log::warn_limited!("cookie {:x}: {}", cookie.debug_id(), error);
@@ -88,7 +88,10 @@ impl Object {
 
     /// The directory that holds its file.
     pub(crate) fn fan(&self) -> Result<&Directory> {
-        self.directories.fan(self.cookie.hash())
+        match &self.directories {
+            Ok(directories) => directories.fan(self.cookie.hash()),
+            Err(error) => Err(*error),
+        }
     }
 
     /// The cache it is in.
@@ -119,6 +122,9 @@ impl Object {
 
     #[inline]
     fn file_now(&self, invalidations: u32) -> Option<Arc<CacheFile>> {
+        if self.cache().disk.refuses() {
+            return None;
+        }
         let now = || self.cookie.invalidations();
         self.backing.file_for(invalidations, now)
     }

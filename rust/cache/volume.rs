@@ -50,12 +50,15 @@ impl Volume {
     }
 
     /// Its directories, which are opened or made the first time. After an error, as for want of
-    /// space, the next call tries again.
+    /// space, the next call tries again. `EIO` if the cache has lost its daemon or its disk.
     ///
     /// C has FS-Cache try again, which has no volume until then. But FS-Cache of 6.12 frees a cookie that
     /// is still in its hash if the cookie has no volume, and is invalidated while it is looked up: the
     /// access that the invalidation has begun never ends (`fscache_perform_lookup()`).
     pub(crate) fn directories(&self, cookie: &VolumeCookie<'_>) -> Result<Arc<Directories>> {
+        if self.cache.disk.refuses() {
+            return Err(EIO);
+        }
         let mut known = self.directories.lock();
         if let Some(known) = &*known {
             return Ok(known.clone());

@@ -4,50 +4,70 @@
 
 use super::coherency::{self, Content};
 use super::directory::unlink;
+use super::disk::Service;
 use super::file::Opened;
 use super::object::Object;
 use super::{inject, Cache};
 use crate::fscache::CacheFiles;
 use crate::sys::dentry::{Entry, LockedDir};
 use crate::sys::errno::ESTALE;
-use crate::sys::fscache::{Cookie, CookieFlag, Uses};
+use crate::sys::fscache::CookieFlag;
 use crate::sys::log;
 use crate::sys::service::Active;
-use crate::sys::time::{tick, Tick};
 use crate::sys::trace::{self, Killed, Seen, Where};
 use kernel::prelude::*;
 
+/// What has become of an object's file.
+enum TakenDown {
+    /// Nobody finds it again, or there was none.
+    Gone,
+    /// It stays as it was.
+    Kept,
+    /// It stays, with the name or the attributes that it has now.
+    Committed,
+}
+
 /// Takes an object out of service (`cachefiles_withdraw_cookie()`).
 pub(crate) fn withdraw_object(object: &Object) {
-    let watch = Watch::begin(&object.cookie);
+    let uses = object.cookie.uses();
     object.seen(Seen::WithdrawCookie);
-    let kept = take_down(object);
+    let file = take_down(object);
     object.seen(Seen::PutDetach);
-    // It may have ended meanwhile.
-    let ended = object.cache().disk.ended().is_some();
-    if ended && kept && watch.may_have_missed(&object.cookie) {
+    // No netfs writes to what is served on demand.
+    if object.cache().disk.service() == Service::On || object.cache().on_demand.is_some() {
+        return;
+    }
+    // While a cookie is withdrawn FS-Cache does not note who begins to write to its file; and when the
+    // cache has ended, no other notes it. So that the next one knows, we do. A writer that comes and goes
+    // beside a user that stays leaves no trace: it is thought possible where the disk has kept us, and
+    // not in the instant that closing a file takes.
+    let now = object.cookie.uses();
+    let may_be_written = match file {
+        TakenDown::Gone => false,
+        TakenDown::Kept => now != uses,
+        TakenDown::Committed => now != uses || now.any(),
+    };
+    if may_be_written {
         object.cookie.set(CookieFlag::LocalWrite);
     }
 }
 
-/// Closes the object's file, if it has one, and says whether somebody may find it again.
-fn take_down(object: &Object) -> bool {
+/// Closes the object's file, if it has one.
+fn take_down(object: &Object) -> TakenDown {
     object.retire();
     // Nobody waits for the daemon any more, so that only a worker can still be at it.
     object.backing.settled().wait();
     let Some(open) = object.backing.take() else {
-        return false;
+        return TakenDown::Gone;
     };
     let _acting = object.cache().disk.cred.assume();
-    let ended = object.cache().disk.ended();
-    let is_good = !missed_writes(object, ended)
+    let is_good = !missed_writes(object)
         && open
             .file
             .validity
             .is_good_for(object.cookie.invalidations())
         && !is_changed_by_others(object, &open);
-    let goes = object.cookie.is(CookieFlag::Retired) || !is_good;
-    if goes {
+    let file = if object.cookie.is(CookieFlag::Retired) || !is_good {
         if !open.file.is_named() {
             object.seen(Seen::DropUnnamed);
             discard_stale(object);
@@ -55,44 +75,17 @@ fn take_down(object: &Object) -> bool {
             object.seen(Seen::Delete);
             discard(object, &open, Killed::Retired);
         }
-        if ended.is_none() {
+        if object.cache().disk.service() == Service::On {
             // The next file has to be marked anew. But who has written to this one may go on, and
             // no cache will know.
             object.cookie.clear(CookieFlag::LocalWrite);
         }
+        TakenDown::Gone
     } else {
-        keep(object, &open);
-    }
+        keep(object, &open)
+    };
     let_go(object, open);
-    !goes
-}
-
-/// While a cookie is withdrawn FS-Cache does not note who begins to write to its file; and when the cache
-/// ends, no other notes it for it. So that the next cache knows, we do, if somebody may have. For some
-/// instructions before our callback and behind it nobody does.
-struct Watch {
-    began: Tick,
-    uses: Uses,
-}
-
-/// Milliseconds in which nobody is thought to open and to write to a file, and it or another user of
-/// the file to close it. A disk that takes so long to name one is not well, or frozen.
-const HIDDEN_MS: u64 = 100;
-
-impl Watch {
-    fn begin(cookie: &Cookie) -> Self {
-        Watch {
-            began: tick(),
-            uses: cookie.uses(),
-        }
-    }
-
-    /// Whether somebody may have begun to use the file since.
-    fn may_have_missed(&self, cookie: &Cookie) -> bool {
-        // Who opens it hides behind who closes it, if there is a third.
-        let hidden = || self.began.is_older_than(HIDDEN_MS) && cookie.used_since(self.began);
-        cookie.uses() != self.uses || hidden()
-    }
+    file
 }
 
 /// Whether others have changed the file: it may hold anything.
@@ -108,8 +101,8 @@ fn is_changed_by_others(object: &Object, open: &Opened) -> bool {
 }
 
 /// Stores attributes and name.
-fn keep(object: &Object, open: &Opened) {
-    if let Err(error) = commit(object, open) {
+fn keep(object: &Object, open: &Opened) -> TakenDown {
+    commit(object, open).unwrap_or_else(|error| {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
             object.debug_id,
@@ -118,7 +111,8 @@ fn keep(object: &Object, open: &Opened) {
         if !open.file.is_named() {
             discard_stale(object);
         }
-    }
+        TakenDown::Committed
+    })
 }
 
 /// Closes a file that is not served, or no longer. The daemon may remove it now.
@@ -130,11 +124,16 @@ pub(super) fn let_go(object: &Object, open: Opened) {
     }
 }
 
-/// Whether the netfs may have changed its file, and not the cache's, since the cache was out of
-/// service: nobody says so then. C commits such a file under what the netfs says of the new data.
-fn missed_writes(object: &Object, ended: Option<Tick>) -> bool {
+/// Whether the netfs may have changed its file, and not the cache's: FS-Cache tells a cache that has
+/// ended of no write. C commits such a file under what the netfs says of the new data.
+fn missed_writes(object: &Object) -> bool {
     object.cookie.is(CookieFlag::LocalWrite)
-        && ended.is_some_and(|when| object.cookie.used_since(when))
+        && match object.cache().disk.service() {
+            Service::On => false,
+            Service::Over => object.cookie.uses().any(),
+            // That may be long ago.
+            Service::Failed => true,
+        }
 }
 
 /// Has nobody find the object's file again.
@@ -187,7 +186,7 @@ pub(super) fn delete(object: &Object, open: &Opened, why: Killed) -> Result {
 }
 
 /// Stores attributes and name (`cachefiles_commit_object()`).
-fn commit(object: &Object, open: &Opened) -> Result {
+fn commit(object: &Object, open: &Opened) -> Result<TakenDown> {
     object.seen(Seen::Commit);
     let written = object.cookie.take(CookieFlag::LocalWrite);
     let updated = object.cookie.take(CookieFlag::NeedsUpdate);
@@ -210,8 +209,10 @@ fn commit(object: &Object, open: &Opened) -> Result {
     if !open.file.is_named() {
         name(object, open)?;
         open.file.set_named();
+    } else if !written && !updated {
+        return Ok(TakenDown::Kept);
     }
-    Ok(())
+    Ok(TakenDown::Committed)
 }
 
 /// Gives the new file its name, in the place of a stale one (`cachefiles_commit_tmpfile()`).
@@ -250,7 +251,7 @@ impl Cache {
             cache.disk.cookie.name().to_str().unwrap_or("(not UTF-8)")
         );
         cache.disk.end_service();
-        cache.requests().wait_for_failed_readers();
+        cache.distrust_what_is_written();
         drop(active);
         cache.sync();
     }
@@ -258,11 +259,26 @@ impl Cache {
     /// Asks FS-Cache to withdraw each object in the index, when nobody accesses it any more. One that
     /// is withdrawn already must not be asked for: FS-Cache would withdraw the cookie's next object.
     pub(crate) fn withdraw_objects(&self) {
+        self.each_object(|object| object.cookie.withdraw());
+    }
+
+    /// Distrusts each file that a netfs is writing to: it may go on, and close its file before that is
+    /// withdrawn. Not found out is one that also opens its file only after this.
+    fn distrust_what_is_written(&self) {
+        self.each_object(|object| {
+            if object.cookie.is(CookieFlag::LocalWrite) && object.cookie.uses().any() {
+                object.backing.spoil();
+            }
+        });
+    }
+
+    /// Visits all objects in the index, under its lock.
+    fn each_object(&self, visit: impl Fn(&Object)) {
         let mut from = Some(0);
         while let Some(at) = from {
             from = self
                 .objects
-                .visit_next(at, |object| object.cookie.withdraw())
+                .visit_next(at, &visit)
                 .and_then(|index| index.checked_add(1));
         }
     }

@@ -3,7 +3,7 @@
 //! A session: from a daemon's open of the device to the last close of any of its fds.
 
 use crate::cache::limits::Limits;
-use crate::cache::Cache;
+use crate::cache::{abandoned, Cache};
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
 use crate::sys::service::Active;
@@ -102,11 +102,7 @@ impl PinnedDrop for Session {
     fn drop(self: Pin<&mut Self>) {
         let bound = self.bound.lock().take();
         if let Some(active) = bound {
-            let end = active.cache().disk.end();
-            Cache::withdraw(active);
-            // Whoever else was busy with the cache, unmounting an image for example, has let go of
-            // it then: the next daemon finds everything free.
-            end.wait();
+            abandoned::end_session(active);
         }
     }
 }

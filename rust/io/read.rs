@@ -7,7 +7,7 @@ use crate::cache::inject;
 use crate::cache::object::Object;
 use crate::fscache::CacheFiles;
 use crate::sys::aio::{self, Done};
-use crate::sys::errno::{ENOBUFS, ENODATA, ESTALE};
+use crate::sys::errno::{ENODATA, ESTALE};
 use crate::sys::fscache::Count;
 use crate::sys::netfs::{OnHole, Operation};
 use crate::sys::trace::{self, Seen, Where};
@@ -95,7 +95,7 @@ pub(crate) fn refused(object: Option<&Object>) -> Result<usize> {
     // A netfs that fills the cache itself asks the server for what came short. An error it would take
     // for no answer at all, and store, on the server too, a page that was never filled.
     match object {
-        Some(object) if object.cache().on_demand.is_some() => Err(ENOBUFS),
+        Some(object) if object.cache().on_demand.is_some() => Err(EIO),
         _ => Ok(0),
     }
 }

@@ -26,7 +26,6 @@
 
 pub(crate) mod anon_fd;
 pub(crate) mod deliver;
-mod farewell;
 pub(crate) mod object;
 pub(crate) mod request;
 #[allow(unreachable_pub, reason = "the host's exploration compiles it too")]

@@ -6,7 +6,6 @@
 //! wants it any more; removing it is what entitles to finish it. Which of these is allowed when is
 //! decided in `rules.rs`. Delivery is in `deliver.rs`.
 
-use super::farewell::Farewell;
 use super::object::DemandObject;
 use super::request::{Answered, Ended, Request};
 use super::rules::{self, Ask, Event, Fate, OpenEnd, WantReopen};
@@ -57,9 +56,6 @@ pub(crate) struct RequestTable {
     ids: XArray<Request>,
     /// How long a request may go unanswered, in milliseconds; 0: for ever.
     timeout: AtomicU32,
-    /// Readers that were failed because the daemon went.
-    #[pin]
-    farewell: Farewell,
     /// Those who poll the device.
     #[pin]
     pub(crate) pollers: PollQueue,
@@ -76,7 +72,6 @@ impl RequestTable {
             reqs <- XArray::new(0, u32::MAX),
             ids <- XArray::new(1, i32::MAX as u32),
             timeout: AtomicU32::new(0),
-            farewell <- Farewell::new(),
             pollers <- PollQueue::new(),
         })
     }
@@ -164,7 +159,6 @@ impl RequestTable {
     /// (`cachefiles_ondemand_read()`). Success does not prove that the data is there.
     pub(crate) fn read(&self, object: &Arc<DemandObject>, offset: u64, len: u64) -> Result {
         if self.is_dead() {
-            self.farewell.came_back();
             return Err(EIO);
         }
         if is_dying() {
@@ -449,11 +443,6 @@ impl RequestTable {
         self.pollers.wake();
     }
 
-    /// Waits until the readers that `kill` has failed have seen it.
-    pub(crate) fn wait_for_failed_readers(&self) {
-        self.farewell.wait();
-    }
-
     /// Does to every request what `event`, which is about `object`, means for it.
     fn happen(
         &self,
@@ -477,9 +466,6 @@ impl RequestTable {
                 Fate::Disowned => happened.disowned = Some(request.clone()),
                 Fate::Ends => {
                     rules::abandon(&request.ask, request.object.state.access_mut(table));
-                    if event == Event::Dead && matches!(request.ask, Ask::Read { .. }) {
-                        self.farewell.expect_one();
-                    }
                     if let Some(removed) = self.reqs.remove(id) {
                         happened.ended.push(table, removed);
                     }

@@ -60,12 +60,6 @@ impl Completion {
         }
     }
 
-    /// Waits for `ms` milliseconds at most, and tells whether it was completed.
-    pub(crate) fn wait_at_most(&self, ms: u32) -> bool {
-        // SAFETY: As for `wait_killable`.
-        unsafe { bindings::cfrs_wait_for_completion_ms(self.inner.get(), ms) }
-    }
-
     /// Waits, whatever happens to the task. Only for what is known to come at once.
     pub(crate) fn wait(&self) {
         // SAFETY: As for `wait_killable`.

@@ -7,7 +7,6 @@
 //! cache in `service.rs`.
 
 use super::bindings;
-use super::time::Tick;
 use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
@@ -39,12 +38,18 @@ unsafe impl AlwaysRefCounted for Cookie {
     }
 }
 
-/// How a netfs uses its file, at one moment: who begins or ceases to makes it another value, unless
-/// one does the one and another one the other.
+/// How a netfs uses its file, at one moment: a user that comes or goes changes the value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Uses {
     active: i32,
     unused_at: kernel::ffi::c_ulong,
+}
+
+impl Uses {
+    /// Whether there is a user.
+    pub(crate) fn any(self) -> bool {
+        self.active > 0
+    }
 }
 
 /// What the netfs says of its file, at one moment.
@@ -198,12 +203,6 @@ impl Cookie {
         unsafe { core::ptr::addr_of!((*self.0.get()).inval_counter).read_volatile() }
     }
 
-    /// Whether the netfs uses the file, or has since `when`.
-    pub(crate) fn used_since(&self, when: Tick) -> bool {
-        // SAFETY: The cookie is valid; the shim takes its lock.
-        unsafe { bindings::cfrs_cookie_used_since(self.0.get(), when.0 as kernel::ffi::c_ulong) }
-    }
-
     /// How the netfs uses the file.
     pub(crate) fn uses(&self) -> Uses {
         // SAFETY: The fields live as long as the cookie and are a word each.
@@ -213,6 +212,13 @@ impl Cookie {
                 unused_at: core::ptr::addr_of!((*self.0.get()).unused_at).read_volatile(),
             }
         }
+    }
+
+    /// Has a netfs that uses the file be served again, if the cookie has lost its cache and there is one
+    /// of that name now. FS-Cache would wait until the netfs begins to use it anew. May sleep.
+    pub(crate) fn look_up_again(&self) {
+        // SAFETY: The cookie is valid; the shim looks whether there is anything to do.
+        unsafe { bindings::cfrs_cookie_look_up_again(self.0.get()) }
     }
 
     /// Its place in the order in which cookies are made.

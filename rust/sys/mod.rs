@@ -26,6 +26,7 @@ pub(crate) mod module;
 pub(crate) mod mount;
 pub(crate) mod netfs;
 mod netfs_ops;
+pub(crate) mod periodic;
 pub(crate) mod poll;
 pub(crate) mod service;
 pub(crate) mod subrequest;

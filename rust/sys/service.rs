@@ -9,7 +9,9 @@ use super::bindings;
 use super::completion::Completion;
 use super::fscache::{CacheCookie, Preparing, VolumeCookie};
 use super::fscache_ops::{Backend, Table};
+use core::mem::ManuallyDrop;
 use core::ptr::{from_ref, null_mut, NonNull};
+use core::sync::atomic::{AtomicPtr, Ordering};
 use kernel::error::to_result;
 use kernel::prelude::*;
 use kernel::sync::{Arc, Mutex, SpinLock};
@@ -59,6 +61,40 @@ impl<B: Backend> Active<B> {
     /// The cache.
     pub(crate) fn cache(&self) -> &Arc<B::Cache> {
         &self.0.cache
+    }
+}
+
+/// A place for one cache in service, for a static.
+///
+/// # Invariants
+///
+/// The pointer is null, or that of the box of an [`Active`] that was put here and is not taken.
+pub(crate) struct Slot<B: Backend>(AtomicPtr<Service<B>>);
+
+impl<B: Backend> Slot<B> {
+    /// With nothing in it.
+    pub(crate) const fn empty() -> Self {
+        Slot(AtomicPtr::new(null_mut()))
+    }
+
+    /// Puts a cache there, and returns the one that was there.
+    pub(crate) fn put(&self, active: Active<B>) -> Option<Active<B>> {
+        let active = ManuallyDrop::new(active);
+        let service: *const Service<B> = &*active.0;
+        self.exchange(service.cast_mut())
+    }
+
+    /// Takes the cache that is there.
+    pub(crate) fn take(&self) -> Option<Active<B>> {
+        self.exchange(null_mut())
+    }
+
+    fn exchange(&self, new: *mut Service<B>) -> Option<Active<B>> {
+        // INVARIANT: `new` is null or was the box of an `Active` that will not be dropped. The old
+        // pointer is this call's.
+        let old = self.0.swap(new, Ordering::AcqRel);
+        // SAFETY: By the type invariant it came from a pinned box, and nobody else has it.
+        (!old.is_null()).then(|| Active(unsafe { Pin::new_unchecked(KBox::from_raw(old)) }))
     }
 }
 

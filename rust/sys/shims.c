@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/sysfs.h>
+#include <linux/workqueue.h>
 #include <trace/events/fscache.h>
 #include "shims.h"
 
@@ -97,6 +98,57 @@ void cfrs_exit(void)
 	cfrs_ios = NULL;
 }
 
+void cfrs_flush_workers(void)
+{
+	flush_workqueue(cfrs_workers);
+}
+
+/*
+ * What is done at each interval, by a worker that stops with the machine.
+ */
+struct cfrs_periodic {
+	struct delayed_work work;
+	unsigned long interval;
+	void (*call)(void *arg);
+	void *arg;
+};
+
+static void queue_periodic(struct cfrs_periodic *periodic)
+{
+	queue_delayed_work(system_freezable_power_efficient_wq, &periodic->work,
+			   periodic->interval);
+}
+
+static void do_periodic(struct work_struct *work)
+{
+	struct cfrs_periodic *periodic =
+		container_of(work, struct cfrs_periodic, work.work);
+
+	periodic->call(periodic->arg);
+	queue_periodic(periodic);
+}
+
+struct cfrs_periodic *cfrs_start_periodic(unsigned int ms,
+					  void (*call)(void *arg), void *arg)
+{
+	struct cfrs_periodic *periodic = kmalloc(sizeof(*periodic), GFP_KERNEL);
+
+	if (!periodic)
+		return NULL;
+	INIT_DELAYED_WORK(&periodic->work, do_periodic);
+	periodic->interval = msecs_to_jiffies(ms);
+	periodic->call = call;
+	periodic->arg = arg;
+	queue_periodic(periodic);
+	return periodic;
+}
+
+void cfrs_stop_periodic(struct cfrs_periodic *periodic)
+{
+	cancel_delayed_work_sync(&periodic->work);
+	kfree(periodic);
+}
+
 /*
  * Atomics and waiting.
  */
@@ -146,11 +198,6 @@ bool cfrs_ratelimit(void)
 bool cfrs_is_dying(void)
 {
 	return fatal_signal_pending(current);
-}
-
-bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms)
-{
-	return wait_for_completion_timeout(done, msecs_to_jiffies(ms)) > 0;
 }
 
 /* Negative if the task is being killed, 0 if the time is over. */
@@ -316,16 +363,42 @@ void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 	spin_unlock(&cookie->lock);
 }
 
-/* Whether the netfs uses the cookie, or has since this tick. */
-bool cfrs_cookie_used_since(struct fscache_cookie *cookie, unsigned long when)
+/*
+ * Have a cookie that is in use looked up, if no cache has it and there is one.
+ * FS-Cache does so only for who begins to use it: this is what its
+ * __fscache_use_cookie() does then.
+ */
+void cfrs_cookie_look_up_again(struct fscache_cookie *cookie)
 {
-	bool used;
+	struct fscache_volume *volume = cookie->volume;
+	bool begin;
 
+	/* The worker that has taken its object down may be about to say so. */
+	wait_var_event(&cookie->state, READ_ONCE(cookie->state) !=
+		       FSCACHE_COOKIE_STATE_WITHDRAWING);
+	/* A cache that ends waits for this, or is seen to end. */
+	atomic_inc(&volume->n_accesses);
+	/* Read the state of the cache after that; it waits after changing it. */
+	smp_mb__after_atomic();
 	spin_lock(&cookie->lock);
-	used = atomic_read(&cookie->n_active) != 0 ||
-	       !time_before(cookie->unused_at, when);
+	begin = READ_ONCE(volume->cache->state) == FSCACHE_CACHE_IS_ACTIVE &&
+		cookie->state == FSCACHE_COOKIE_STATE_QUIESCENT &&
+		atomic_read(&cookie->n_active) > 0;
+	if (begin) {
+		atomic_inc(&cookie->n_accesses);
+		/* Pairs with fscache_cookie_state(). */
+		smp_store_release(&cookie->state, FSCACHE_COOKIE_STATE_LOOKING_UP);
+		set_bit(FSCACHE_COOKIE_IS_CACHING, &cookie->flags);
+		set_bit(FSCACHE_COOKIE_HAS_BEEN_CACHED, &cookie->flags);
+	}
 	spin_unlock(&cookie->lock);
-	return used;
+	if (!begin) {
+		fscache_end_volume_access(volume, cookie, fscache_access_unlive);
+		return;
+	}
+	fscache_get_cookie(cookie, fscache_cookie_get_use_work);
+	if (!queue_work(fscache_wq, &cookie->work))
+		fscache_put_cookie(cookie, fscache_cookie_put_over_queued);
 }
 
 /*

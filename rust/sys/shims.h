@@ -35,6 +35,11 @@ extern struct workqueue_struct *cfrs_workers;
 extern struct kmem_cache *cfrs_ios;
 int cfrs_init(void);
 void cfrs_exit(void);
+void cfrs_flush_workers(void);
+struct cfrs_periodic;
+struct cfrs_periodic *cfrs_start_periodic(unsigned int ms,
+					  void (*call)(void *arg), void *arg);
+void cfrs_stop_periodic(struct cfrs_periodic *periodic);
 
 /* atomics and waiting */
 void cfrs_set_bit(unsigned int nr, unsigned long *addr);
@@ -47,7 +52,6 @@ void cfrs_poll_wait(struct file *file, struct wait_queue_head *wq,
 		    struct poll_table_struct *table);
 bool cfrs_ratelimit(void);
 bool cfrs_is_dying(void);
-bool cfrs_wait_for_completion_ms(struct completion *done, unsigned int ms);
 long cfrs_wait_killable_ms(struct completion *done, unsigned int ms);
 
 /* xarray */
@@ -177,7 +181,7 @@ void cfrs_call_terminated(netfs_io_terminated_t func, void *priv,
 			  ssize_t result, bool was_async);
 void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 			  loff_t *size, unsigned int *invalidations);
-bool cfrs_cookie_used_since(struct fscache_cookie *cookie, unsigned long when);
+void cfrs_cookie_look_up_again(struct fscache_cookie *cookie);
 struct fscache_volume *cfrs_acquire_volume(void);
 void cfrs_relinquish_volume(struct fscache_volume *volume);
 int cfrs_newest_cookie(struct fscache_volume *volume, u32 *debug_id);

@@ -15,18 +15,6 @@ pub(crate) fn seconds() -> u32 {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tick(pub(crate) usize);
 
-impl Tick {
-    /// Whether it was so many milliseconds ago, at least.
-    pub(crate) fn is_older_than(self, milliseconds: u64) -> bool {
-        // CAST: `usize` is 64 bits wide on what we build for. Ticks go round.
-        let age = tick().0.wrapping_sub(self.0) as u64;
-        age.saturating_mul(1000) >= milliseconds.saturating_mul(TICKS_PER_SECOND)
-    }
-}
-
-/// How many there are in a second.
-pub(crate) const TICKS_PER_SECOND: u64 = bindings::HZ as u64;
-
 /// The tick that it is.
 pub(crate) fn tick() -> Tick {
     // SAFETY: A word that the clock's interrupt changes, read as one.

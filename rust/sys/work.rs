@@ -11,6 +11,12 @@ use kernel::workqueue::Queue;
 use kernel::workqueue::{impl_has_work, Work, WorkItem};
 use kernel::{new_spinlock, new_work};
 
+/// Waits for all jobs that were started before.
+pub(crate) fn wait_for_started() {
+    // SAFETY: The queue exists as long as the module's code may run (`sys/module.rs`).
+    unsafe { bindings::cfrs_flush_workers() }
+}
+
 /// What a worker does, once, with what it was waiting for. May sleep.
 pub(crate) trait Job: Send + 'static {
     /// What it was waiting for.

@@ -111,6 +111,11 @@ impl<T: Send + Sync> XArray<T> {
         self.find(from, true)
     }
 
+    /// Whether there is no entry.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.visit_next(0, |_| ()).is_none()
+    }
+
     /// Calls `f` with the first entry at `from` or later and returns its id. Under the array's lock:
     /// the entry is not removed meanwhile, and `f` must not sleep nor come back here.
     pub(crate) fn visit_next(&self, from: u32, f: impl FnOnce(&T)) -> Option<u32> {

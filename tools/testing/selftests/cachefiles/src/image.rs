@@ -109,7 +109,7 @@ impl Image {
             put(
                 &mut image,
                 meta + offset,
-                &inode(FORMAT_CHUNKED, 0o100_644, file.size, format, ino),
+                &inode(FORMAT_CHUNKED, 0o100_755, file.size, format, ino),
             );
             for ((device, first), at) in
                 file.chunks.iter().zip((meta + offset + INODE..).step_by(8))

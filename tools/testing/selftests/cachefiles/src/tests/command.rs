@@ -8,6 +8,7 @@ use crate::{
     daemon::{Blobs, Daemon, Manner},
     group,
     kernel::{run, Kmsg, Module},
+    ktap::Skip,
     lab::Lab,
     mount::Mount,
     raw::{self, errno},
@@ -15,8 +16,11 @@ use crate::{
 };
 use anyhow::{ensure, Context, Result};
 use cachefiles_client::{CacheConfig, Device, Errno};
-use rustix::mount::MountFlags;
-use std::fs;
+use rustix::{
+    fs::{fallocate, statvfs, FallocateFlags},
+    mount::MountFlags,
+};
+use std::{ffi::OsString, fs, path::Path};
 
 group!("command":
     bad_before_bind,
@@ -25,6 +29,9 @@ group!("command":
     bad_address,
     bad_directories,
     refused_without_xattrs,
+    refused_by_what_it_cannot_do,
+    bound_to_what_can,
+    bound_to_a_full_disk,
     refused_read_only,
     limits_are_kept_in_order,
     newline_ends_a_command,
@@ -255,6 +262,115 @@ fn refused_without_xattrs(lab: &Lab) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// What a directory has in it, and what its file system has left.
+fn left(dir: &Path) -> Result<(Vec<OsString>, u64, u64)> {
+    rustix::fs::sync();
+    let names = fs::read_dir(dir)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect::<Result<_>>()?;
+    let stat = statvfs(dir)?;
+    Ok((names, stat.f_bfree, stat.f_ffree))
+}
+
+/// A file system that has all the operations, one of which fails, is refused by the name of that, and
+/// nothing is left there.  C finds out when the first object dies of it.
+fn refused_by_what_it_cannot_do(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C tries nothing".to_owned()).into());
+    }
+    let _module = Module::load(lab.module())?;
+    // An overlay passes on to a ramfs what that cannot do: direct I/O, attributes.
+    let ram = Backing::mount(lab.base(), "ramfs", "ramfs", MountFlags::empty(), "")?;
+    let dirs = ["lower", "upper", "work"].map(|name| ram.dir().join(name));
+    dirs.iter().try_for_each(fs::create_dir)?;
+    let [lower, upper, work] = dirs.map(|dir| dir.display().to_string());
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+    let fs = Backing::mount(
+        lab.base(),
+        "overlay",
+        "overlay",
+        MountFlags::empty(),
+        &options,
+    )?;
+    let before = left(fs.dir())?;
+    let log = Kmsg::from_now()?;
+    let dir = fs.dir().to_string_lossy();
+    expect_error(bind(&dir), Errno::OPNOTSUPP, "no direct I/O")?;
+    let said = log.of_module()?.join("\n");
+    ensure!(
+        said.contains("direct i/o") && said.contains(&*dir),
+        "the log says {said}"
+    );
+    let after = left(fs.dir())?;
+    ensure!(before == after, "it had {before:?} and has {after:?}");
+    Ok(())
+}
+
+/// File systems that pass, each with what makes it special; nothing but the two directories is left.
+fn bound_to_what_can(lab: &Lab) -> Result<()> {
+    let _module = Module::load(lab.module())?;
+    let ram = ram_disk(1)?;
+    let kinds: &[(&str, &[&str], &str)] = &[
+        ("ext4", &["-b", "1024"], ""),
+        ("ext4", &["-O", "inline_data"], ""),
+        ("ext4", &[], "data=journal"),
+        ("ext4", &["-O", "bigalloc"], ""),
+        ("ext4", &["-O", "^extents,^64bit,^metadata_csum"], ""),
+        ("xfs", &[], ""),
+        ("btrfs", &[], ""),
+    ];
+    let mut tried = 0;
+    for &(kind, make, options) in kinds {
+        let program = format!("mkfs.{kind}");
+        let quiet = if kind == "ext4" {
+            ["-q", "-F"]
+        } else {
+            ["-q", "-f"]
+        };
+        let args = [&quiet[..], make, &[ram.as_str()]].concat();
+        let _ = run("modprobe", &["-q", kind]);
+        if let Err(error) = run(&program, &args) {
+            println!("{kind} {make:?}: {error:#}");
+            continue;
+        }
+        let fs = match Backing::mount(lab.base(), &ram, kind, MountFlags::empty(), options) {
+            Ok(fs) => fs,
+            Err(error) => {
+                println!("{kind} {make:?} {options}: {error:#}");
+                continue;
+            }
+        };
+        let dir = fs.dir().to_string_lossy();
+        bind(&dir).with_context(|| format!("{kind} {make:?} {options}"))?;
+        let (names, ..) = left(fs.dir())?;
+        let more = names.iter().filter(|name| *name != "lost+found").count();
+        ensure!(more == 2, "{kind} {make:?} {options}: {names:?}");
+        tried += 1;
+    }
+    println!("{tried} file systems");
+    ensure!(tried > 2, "{tried} file systems");
+    Ok(())
+}
+
+/// A disk without a block left can be bound: its daemon is to cull it.
+fn bound_to_a_full_disk(lab: &Lab) -> Result<()> {
+    let cache = lab.cache_of(16)?;
+    // C makes them first, too.
+    for name in ["cache", "graveyard"] {
+        fs::create_dir(cache.dir().join(name))?;
+    }
+    let file = fs::File::create(cache.dir().join("ballast"))?;
+    let stat = statvfs(cache.dir())?;
+    fallocate(
+        &file,
+        FallocateFlags::empty(),
+        0,
+        stat.f_bavail * stat.f_frsize,
+    )?;
+    rustix::fs::syncfs(&file)?;
+    bind(&cache.dir().to_string_lossy()).context("a full disk")
 }
 
 fn refused_read_only(lab: &Lab) -> Result<()> {

@@ -16,9 +16,10 @@ use crate::{
     group,
     image::{Image, BLOCK},
     kernel::Kmsg,
+    ktap::Skip,
     lab::{eventually, Cache, Lab},
     layout,
-    mount::Mount,
+    mount::{try_mount, Mount},
     patience::SOON,
     protocol::open_device,
     raw::errno,
@@ -28,7 +29,7 @@ use anyhow::{ensure, Context, Result};
 use cachefiles_client::{cache::limits::Levels, CacheConfig, Device, Errno};
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
-    fs::{fallocate, statvfs, FallocateFlags},
+    fs::{fallocate, statvfs, FallocateFlags, StatVfsMountFlags},
 };
 use std::{
     env,
@@ -46,6 +47,8 @@ group!("eviction":
     what_is_no_file_goes_to_the_graveyard,
     few_blocks_wake_who_polls,
     few_inodes_wake_who_polls,
+    others_fill_the_disk,
+    on_a_read_only_disk,
     state_line_tells_of_culling,
     state_line_counts_what_is_released,
     daemon_makes_room,
@@ -394,6 +397,65 @@ fn few_inodes_wake_who_polls(lab: &Lab) -> Result<()> {
     let events = polled(device, NOW)?;
     ensure!(!events.contains(PollFlags::OUT), "culling goes on");
     Ok(())
+}
+
+/// Nothing is written to the cache while others take the disk's space: POLLOUT comes by itself, in both
+/// modes, and goes when the space is back.  C looks at the disk only when it uses it.
+fn others_fill_the_disk(lab: &Lab) -> Result<()> {
+    for line in ["bind", "bind ondemand"] {
+        let cache = lab.cache_of(64)?;
+        let device = bound(&cache, |config| config.blocks = LEVELS, line)?;
+        let polled_out = || polled(&device, NOW).is_ok_and(|it| it.contains(PollFlags::OUT));
+        ensure!(!polled_out(), "{line}: culling an empty disk");
+        let ballast = take_space(cache.dir())?;
+        let mut fds = [PollFd::new(&device, PollFlags::OUT)];
+        let within = Duration::from_secs(if lab.is_peer() { 3 } else { 10 });
+        let woken = poll(&mut fds, Some(&Timespec::try_from(within)?))?;
+        ensure!(
+            (woken == 1) != lab.is_peer(),
+            "{line}: {woken} woken in {within:?}"
+        );
+        give_back(&ballast)?;
+        eventually("the end of culling", || !polled_out())?;
+    }
+    Ok(())
+}
+
+/// On a disk that has become read-only `inuse` answers, `cull` fails with EROFS, and a mount with EIO, for
+/// a reason that the log tells; the cache stays alive.
+fn on_a_read_only_disk(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C refuses inuse there, and says nothing of the mount".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    let other = stage::blobs_named("other", "blob", Manner::Serve);
+    let daemon = cache.serve(stage::blobs(Manner::Serve).merged(other))?;
+    let mut mount = Mount::new(lab.base(), "meta")?;
+    let file = layout::file(cache.dir(), "erofs,meta", b"blob")?;
+    expect_data(read_block_here(&mount.path("file"), 0), 0)?;
+    mount.unmount()?;
+    at_rest()?;
+    // As after an error of the disk's; whoever has files open for writing keeps them.
+    fs::write("/proc/sysrq-trigger", "u")?;
+    eventually("the disk is read-only", || {
+        statvfs(cache.dir()).is_ok_and(|stat| stat.f_flag.contains(StatVfsMountFlags::RDONLY))
+    })?;
+    let device = daemon.device()?;
+    let log = Kmsg::from_now()?;
+    ensure!(
+        command(device, "inuse", &file)? == Ok(()),
+        "inuse is refused"
+    );
+    let got = command(device, "cull", &file)?;
+    ensure!(got == Err(Errno::ROFS), "cull: {got:?}");
+    for fsid in ["meta", "other"] {
+        let got = try_mount(lab.base(), fsid.as_bytes(), b"").map(drop);
+        ensure!(got == Err(Errno::IO), "mounting {fsid}: {got:?}");
+        let said = log.of_module()?;
+        let why = |line: &String| line.contains(fsid) && line.contains("error -30");
+        ensure!(said.iter().any(why), "the log says {said:?}");
+    }
+    device.command(b"timeout 0").context("the cache is alive")
 }
 
 /// In the ordinary mode the state line says whether to cull, POLLOUT says the same, and POLLIN

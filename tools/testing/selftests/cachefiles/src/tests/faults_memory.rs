@@ -4,11 +4,13 @@
 //! once, one at a time.  Whoever asked gets an error, and the next try works, with every byte right.
 //! What happens in between is in `faults_requests.rs`.
 
-use super::faults_scene::{mount, mounted, read_right, right_in_the_end, serve, told, unmount};
+use super::faults_scene::{
+    blobs, bytes, mount, mounted, read, read_right, right_in_the_end, serve, told, unmount,
+};
 use crate::{
     cachefilesd::no_volumes,
     claim::cache_files,
-    daemon::Manner,
+    daemon::{Daemon, Manner},
     fault::{each_allocation, Fault},
     group,
     ktap::{in_ci, Skip},
@@ -29,6 +31,7 @@ group!("faults_memory":
     open_of_a_volume_that_lacks_a_directory,
     withdrawal,
     unbinding,
+    bind_over_a_cache_in_use,
     cull,
 );
 
@@ -238,7 +241,8 @@ fn unbinding(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     all_is_well(lab, cache.dir())?;
     let files = cache_files(cache.dir());
-    each_allocation("end of a cache in use", 14, 1, |fault| {
+    // Where there is no memory to leave it to the next one, it is withdrawn at once.
+    each_allocation("end of a cache in use", 1, 1, |fault| {
         for file in &files {
             let _ = fs::remove_file(file);
         }
@@ -248,6 +252,39 @@ fn unbinding(lab: &Lab) -> Result<()> {
         fault.during(|| daemon.stop())??;
         unmount(mount)?;
         let _daemon = serve(cache.dir(), Manner::Serve)?;
+        let mount = mounted(lab)?;
+        read_right(&mount, 7)?;
+        unmount(mount)
+    })
+}
+
+/// A cache takes the place of one whose image is mounted, and has it withdrawn first.
+fn bind_over_a_cache_in_use(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C has withdrawn it by then".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    all_is_well(lab, cache.dir())?;
+    let files = cache_files(cache.dir());
+    each_allocation("bind over a cache in use", 30, 3, |fault| {
+        for file in &files {
+            let _ = fs::remove_file(file);
+        }
+        let mut daemon = serve(cache.dir(), Manner::Serve)?;
+        let mount = mounted(lab)?;
+        read_right(&mount, 7)?;
+        daemon.stop()?;
+        let device = free_device(cache.dir())?;
+        let got = fault.during(|| device.bind_ondemand())?;
+        if told(fault, got)?.is_none() {
+            device.bind_ondemand().context("the next try")?;
+        }
+        let _daemon = Daemon::patient(device, blobs(Manner::Serve))?;
+        // It may have lost its cache for good.
+        if let Ok(got) = read(&mount, 9)? {
+            ensure!(got[..] == bytes(9, got.len())[..], "wrong bytes");
+        }
+        unmount(mount)?;
         let mount = mounted(lab)?;
         read_right(&mount, 7)?;
         unmount(mount)

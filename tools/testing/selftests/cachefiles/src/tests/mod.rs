@@ -4,6 +4,7 @@
 
 use crate::ktap::{Group, InV5};
 
+mod abandoned;
 mod anon_fd;
 mod backing_file_system;
 mod bugs_answer;
@@ -70,6 +71,7 @@ pub const GROUPS: &[&Group] = &[
     &anon_fd::GROUP,
     &persistence::GROUP,
     &failure::GROUP,
+    &abandoned::GROUP,
     &daemon_habits::GROUP,
     &bugs_answer::GROUP,
     &bugs_lifetime::GROUP,
