@@ -18,6 +18,8 @@ use kernel::prelude::*;
 
 /// What the directory has for a moment, locked, unless there is something of that name.
 const LINKED: &[u8] = b"cachefiles.probe";
+/// The same name where upper and lower case are one.
+const FOLDED: &[u8] = b"CACHEFILES.PROBE";
 
 /// Tries what a cache does to its files, in the directory `root`, which `shown` names in the log. What
 /// cannot be tried for want of space passes: a full disk can be bound, for the daemon to cull it.
@@ -46,7 +48,7 @@ fn try_all(root: &Dir, cred: &Cred) -> Result<(), (&'static str, Error)> {
         .map_err(during("keep user attributes"))
         .and_then(|()| try_data(&file).map_err(during("do direct I/O of 4096 bytes")))
         .and_then(|()| try_holes(&file).map_err(during("tell holes from data")))
-        .and_then(|()| try_link(root, &file).map_err(during("name unnamed files")));
+        .and_then(|()| try_link(root, &file).map_err(during("name unnamed files, or tells no upper from lower case")));
     file.close();
     tried
 }
@@ -96,5 +98,11 @@ fn try_link(root: &Dir, file: &File) -> Result {
     let Entry::Occupied(linked) = locked.find(LINKED)? else {
         return Err(EOPNOTSUPP);
     };
-    linked.unlink()
+    let folds = matches!(locked.find(FOLDED), Ok(Entry::Occupied(_)));
+    linked.unlink()?;
+    match folds {
+        // Keys that differ in case would be one file.
+        true => Err(EOPNOTSUPP),
+        false => Ok(()),
+    }
 }

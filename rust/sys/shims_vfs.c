@@ -114,7 +114,7 @@ bool cfrs_dir_usable(const struct dentry *dir)
 {
 	const struct inode *inode = d_backing_inode(dir);
 
-	return (inode->i_opflags & IOP_XATTR) &&
+	return (inode->i_opflags & IOP_XATTR) && !IS_CASEFOLDED(inode) &&
 	       inode->i_op->mkdir && inode->i_op->rename &&
 	       inode->i_op->rmdir && inode->i_op->unlink;
 }
