@@ -66,10 +66,7 @@ impl Backend for CacheFiles {
         withdraw::withdraw_object(&object);
     }
 
-    fn backing_file(
-        object: ArcBorrow<'_, Object>,
-        invalidations: u32,
-    ) -> Option<Arc<CacheFile>> {
+    fn backing_file(object: ArcBorrow<'_, Object>, invalidations: u32) -> Option<Arc<CacheFile>> {
         object.file_for(invalidations)
     }
 

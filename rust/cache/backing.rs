@@ -112,7 +112,10 @@ impl Backing {
 
     /// The file, if it is in service.
     pub(crate) fn file(&self) -> Option<Arc<CacheFile>> {
-        self.in_service.lock().as_ref().map(|open| open.file.clone())
+        self.in_service
+            .lock()
+            .as_ref()
+            .map(|open| open.file.clone())
     }
 
     /// The file in service does not hold what it should.

@@ -23,7 +23,9 @@ pub(crate) fn invalidate<'a>(object: &Object, by: Invalidating<'a>) -> Option<Re
         return Some(by.resume());
     }
     let _acting = object.cache().disk.cred.assume();
-    let new = match create_unnamed(object, cookie.invalidations()).and_then(|new| expand(object, &new.file).map(|()| new)) {
+    let new = match create_unnamed(object, cookie.invalidations())
+        .and_then(|new| expand(object, &new.file).map(|()| new))
+    {
         Ok(new) => new,
         Err(error) => {
             log::warn_limited!(

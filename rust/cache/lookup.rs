@@ -299,12 +299,7 @@ pub(super) fn create_unnamed(object: &Object, made_after: u32) -> Result<Opened>
 
 /// Takes a new file instead of one that was found and may be older than what the netfs has written
 /// when the cache was not told.
-fn forget_if(
-    missed: bool,
-    object: &Object,
-    found: Opened,
-    cookie: &Made<'_>,
-) -> Result<Opened> {
+fn forget_if(missed: bool, object: &Object, found: Opened, cookie: &Made<'_>) -> Result<Opened> {
     if !missed || !found.file.is_named() {
         return Ok(found);
     }

@@ -48,7 +48,11 @@ fn try_all(root: &Dir, cred: &Cred) -> Result<(), (&'static str, Error)> {
         .map_err(during("keep user attributes"))
         .and_then(|()| try_data(&file).map_err(during("do direct I/O of 4096 bytes")))
         .and_then(|()| try_holes(&file).map_err(during("tell holes from data")))
-        .and_then(|()| try_link(root, &file).map_err(during("name unnamed files, or tells no upper from lower case")));
+        .and_then(|()| {
+            try_link(root, &file).map_err(during(
+                "name unnamed files, or tells no upper from lower case",
+            ))
+        });
     file.close();
     tried
 }

@@ -116,7 +116,10 @@ fn write_whole(
             let len = left.min(memory.len());
             // A fault comes before the file is touched.
             let copied = from.copy_out(memory.get_mut(..len).ok_or(EINVAL)?);
-            match file.file().write_blocks(here, memory, copied - copied % SIZE)? {
+            match file
+                .file()
+                .write_blocks(here, memory, copied - copied % SIZE)?
+            {
                 wrote if copied == len => wrote,
                 wrote => {
                     *done += wrote - wrote % SIZE;

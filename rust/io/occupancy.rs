@@ -63,12 +63,7 @@ pub(crate) fn prepare_read(
 /// Of a file that is distrusted the netfs calls what is behind its zero point zeros, and asks nobody. C
 /// serves what is cached, which hides from its users that netfs can lose track of its zero point, when
 /// two pages are let go of at once.
-fn was_cut_unheard(
-    object: &Object,
-    file: &CacheFile,
-    read: &ReadSubrequest<'_>,
-    to: u64,
-) -> bool {
+fn was_cut_unheard(object: &Object, file: &CacheFile, read: &ReadSubrequest<'_>, to: u64) -> bool {
     let (size, zero_point) = (read.size_now(), read.zero_point());
     // The netfs's file grows before its cookie does. While it is being cut this is true for a moment
     // although we are about to hear of it, which costs what is cached, and no more.

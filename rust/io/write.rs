@@ -128,7 +128,7 @@ pub(crate) fn issue(operation: Operation<CacheFiles>, mut write: WriteSubrequest
     // Of what is only copied nothing was there before.
     let missed = |object: &Object| {
         if !is_copy {
-            not_stored(object, &file);
+            not_stored(object, file);
         }
     };
     if fit.head > 0 || fit.tail > 0 {

@@ -87,9 +87,13 @@ impl<D: Done> Reference<D> {
         // SAFETY: What the memory is taken from exists as long as the module's code may run
         // (`sys/module.rs`). Here we may sleep. The file lives as long as the request, which is about
         // to have the reference to it.
-        let memory =
-            unsafe {
-            bindings::cfrs_alloc_io((*file).as_ref().as_ptr(), pos, is_write, Some(completed::<D>))
+        let memory = unsafe {
+            bindings::cfrs_alloc_io(
+                (*file).as_ref().as_ptr(),
+                pos,
+                is_write,
+                Some(completed::<D>),
+            )
         };
         let Some(ptr) = NonNull::new(memory.cast::<Request<D>>()) else {
             return Err((file, end));

@@ -136,13 +136,11 @@ impl File {
 
     /// Has the pages from `at` to `end` that are dirty written to the disk, and waits for that.
     pub(crate) fn write_out(&self, at: u64, end: u64) -> Result {
-        match offsets(at, end) {
-            // SAFETY: The file is valid, and keeps its mapping.
-            Some((at, last)) => {
-                to_result(unsafe { bindings::cfrs_write_out(self.as_ptr(), at, last) })
-            }
-            None => Ok(()),
-        }
+        let Some((at, last)) = offsets(at, end) else {
+            return Ok(());
+        };
+        // SAFETY: The file is valid, and keeps its mapping.
+        to_result(unsafe { bindings::cfrs_write_out(self.as_ptr(), at, last) })
     }
 
     /// Where the next data from `from` on is (`SEEK_DATA`).
@@ -228,9 +226,7 @@ impl File {
         let len = len.min(blocks.len());
         // SAFETY: The file is valid and was opened for writing; `Blocks` is memory of kmalloc's, which
         // is borrowed for the whole call.
-        to_count(unsafe {
-            bindings::cfrs_write_blocks(self.as_ptr(), blocks.as_ptr(), len, at)
-        })
+        to_count(unsafe { bindings::cfrs_write_blocks(self.as_ptr(), blocks.as_ptr(), len, at) })
     }
 
     /// Reads `blocks` at `at` directly: all of it, or an error.

@@ -54,24 +54,19 @@ pub(crate) trait Backend: Sized + 'static {
     fn withdraw_cookie(object: Arc<Self::Object>);
     /// The file that I/O on the object works on, once the object has been found; `None` if there is
     /// none. There had been so many invalidations when the operation began. May sleep.
-    fn backing_file(object: ArcBorrow<'_, Self::Object>, invalidations: u32)
-        -> Option<Arc<Self::File>>;
+    fn backing_file(
+        object: ArcBorrow<'_, Self::Object>,
+        invalidations: u32,
+    ) -> Option<Arc<Self::File>>;
     /// Says where a read on demand is to get its data from, all of it, and sees to it that it is
     /// there.
-    fn prepare_on_demand_read(
-        resources: &Resources<'_, Self>,
-        read: &mut DemandRead<'_>,
-    ) -> Source;
+    fn prepare_on_demand_read(resources: &Resources<'_, Self>, read: &mut DemandRead<'_>)
+        -> Source;
     /// What a read comes to for which there is no object or no file.
     fn read_refused(object: Option<ArcBorrow<'_, Self::Object>>) -> Result<usize>;
     /// Reads into `into` and finishes it once, now or later. Before that, it passes over all of it, if
     /// the netfs looks.
-    fn read(
-        operation: Operation<Self>,
-        start: u64,
-        into: Transfer<'_, Dest>,
-        on_hole: OnHole,
-    );
+    fn read(operation: Operation<Self>, start: u64, into: Transfer<'_, Dest>, on_hole: OnHole);
     /// Says where a read is to get its data from, and shortens it to what can be had from there.
     fn prepare_read(
         resources: &Resources<'_, Self>,

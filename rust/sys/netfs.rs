@@ -141,8 +141,8 @@ impl ReadFlags<'_> {
 ///
 /// # Invariants
 ///
-/// `raw` is valid, for `'a`. The operation has access to the cookie, so that its object, an `Arc<O>`,
-/// is not withdrawn. Its file, once it has one, stays: `cache_priv2` is null or a [`File`]'s pointer.
+/// `raw` is valid, for `'a`. The operation has access to the cookie, so that its object, is not
+/// withdrawn. Its file, once it has one, stays: `cache_priv2` is null or from [`Arc::into_raw`].
 pub(crate) struct Resources<'a, B: Backend> {
     raw: *mut bindings::netfs_cache_resources,
     _call: PhantomData<&'a B>,
@@ -190,7 +190,13 @@ impl<B: Backend> Resources<'_, B> {
     /// The file that the operation works on, once there is one.
     pub(crate) fn file(&self) -> Option<&B::File> {
         // SAFETY: By the type invariant the field is null or points to what the operation counts.
-        unsafe { (*self.raw).cache_priv2.cast_const().cast::<B::File>().as_ref() }
+        unsafe {
+            (*self.raw)
+                .cache_priv2
+                .cast_const()
+                .cast::<B::File>()
+                .as_ref()
+        }
     }
 
     /// Gives the operation, which has begun and is this task's, the file it works on.

@@ -77,8 +77,7 @@ impl<B: Backend> Table<B> {
     ) -> i32 {
         // SAFETY: The operation has begun and does not end during this call; the numbers are the
         // caller's.
-        let (resources, start, len) =
-            unsafe { (Resources::<B>::from_raw(raw), *start, &mut *len) };
+        let (resources, start, len) = unsafe { (Resources::<B>::from_raw(raw), *start, &mut *len) };
         let (Some((object, file)), Ok(at)) = (resources.ready(Want::Write), u64::try_from(start))
         else {
             return ENOBUFS.to_errno();

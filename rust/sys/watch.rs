@@ -30,7 +30,8 @@ impl Watch {
     pub(crate) fn new(inode: &Inode) -> Result<(Self, Changes)> {
         let mut changes = null_mut();
         // SAFETY: The inode is valid, and the module's group exists, as `Facilities` says.
-        let watch = from_err_ptr(unsafe { bindings::cfrs_watch_inode(inode.as_ptr(), &mut changes) })?;
+        let watch = unsafe { bindings::cfrs_watch_inode(inode.as_ptr(), &mut changes) };
+        let watch = from_err_ptr(watch)?;
         let (Some(watch), Some(changes)) = (NonNull::new(watch), NonNull::new(changes)) else {
             return Err(ENOMEM);
         };

@@ -140,11 +140,8 @@ fn every_way_in_is_eio(lab: &Lab) -> Result<()> {
     drop((open, overlay));
     drop_caches()?;
     let start = Instant::now();
-    let listed = fs::read_dir(stage.mount.dir()).and_then(|entries| {
-        entries
-            .map(|entry| entry?.metadata().map(drop))
-            .collect::<std::io::Result<()>>()
-    });
+    let listed = fs::read_dir(stage.mount.dir())
+        .and_then(|mut entries| entries.try_for_each(|entry| entry?.metadata().map(drop)));
     expect_error(listed, Errno::IO, "readdir and stat")?;
     at_once(start, "listing")?;
     stage.mount.unmount()

@@ -403,7 +403,10 @@ fn unaligned_memory_costs_no_write_a_block(lab: &Lab) -> Result<()> {
     let direct = Trace::of("events/iomap/iomap_dio_rw_begin/enable")?;
     fd.write_all_at(&unaligned[1..=SIZE as usize], 0)?;
     let lines = direct.end()?;
-    let writes = lines.iter().filter(|line| line.contains("iomap_dio_rw_begin: ")).count() as u64;
+    let writes = lines
+        .iter()
+        .filter(|line| line.contains("iomap_dio_rw_begin: "))
+        .count() as u64;
     let blocks = SIZE / BLOCK;
     println!("{writes} writes for {blocks} blocks");
     ensure!(
@@ -579,7 +582,12 @@ fn late_write_into_another_objects_file(lab: &Lab) -> Result<()> {
     let fd = fd_of(&daemon, &mount.path("file"))?;
     // It begins, and waits for its own memory.
     let at = 8 * BLOCK;
-    let mut writer = map_and_write(&other.path("file"), &fd, at..at + 2 * BLOCK, at + BLOCK + 1024)?;
+    let mut writer = map_and_write(
+        &other.path("file"),
+        &fd,
+        at..at + 2 * BLOCK,
+        at + BLOCK + 1024,
+    )?;
     let late = daemon.read().context("the writer's memory")?;
     ensure!(late.offset == at, "a READ at {}", late.offset);
     drop(fd);

@@ -34,10 +34,7 @@ use rustix::{
 use std::{
     env,
     fs::{self, File},
-    os::{
-        fd::AsRawFd,
-        unix::fs::{FileExt, MetadataExt},
-    },
+    os::{fd::AsRawFd, unix::fs::FileExt},
     path::PathBuf,
     sync::Arc,
     thread,
