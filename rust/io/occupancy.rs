@@ -23,7 +23,8 @@ pub(crate) fn prepare_read(
 ) -> Source {
     let mut file = None;
     let mut object = 0;
-    let (source, found) = if read.start() >= file_size {
+    let is_behind_end = read.start() >= file_size;
+    let (source, found) = if is_behind_end && read.start() % BLOCK == 0 {
         file = resources.file();
         (Source::Zeroes, Found::AfterEof)
     } else if resources.cookie().is(CookieFlag::NoData) {
@@ -35,11 +36,21 @@ pub(crate) fn prepare_read(
         object = of.debug_id;
         let opened = file.insert(opened);
         match opened.validity.is_good() {
+            true if is_behind_end => {
+                read.flags().set_copy_to_cache();
+                (Source::Zeroes, Found::AfterEof)
+            }
             true => place(&of, opened, read, file_size),
             false => (Source::Server, Found::NoFile),
         }
     } else {
         (Source::Server, Found::NoFile)
+    };
+    let (source, found) = match is_behind_end {
+        // The rest of a page whose bytes come from the server. netfs stores the page if the part that
+        // is done last has the flag, which on 9P is always this one.
+        true => (Source::Zeroes, Found::AfterEof),
+        false => (source, found),
     };
     let preparing = Preparing {
         object,
@@ -49,7 +60,17 @@ pub(crate) fn prepare_read(
         netfs_inode: read.inode(),
     };
     trace::prep_read(&preparing, file.map(CacheFile::file), source, found);
-    source
+    if source != Source::Server {
+        return source;
+    }
+    match part_of_a_folio(read, file_size) {
+        // The netfs fills what is behind the server's bytes, as ever.
+        Some(bytes) => {
+            read.shorten(bytes);
+            Source::ServerLast
+        }
+        None => Source::Server,
+    }
 }
 
 /// Whether the netfs's file was made shorter and the cache has not heard of it, as of a truncate(2) of
@@ -69,6 +90,21 @@ fn was_cut_unheard(object: &Object, file: &CacheFile, read: &ReadSubrequest<'_>,
     // although we are about to hear of it, which costs what is cached, and no more.
     let is_shorter = size < object.cookie.size();
     is_shorter || (to.min(size) > zero_point && file.valid_to() > zero_point)
+}
+
+/// How many bytes the server has of a read that begins with a folio, behind another part, if they
+/// end within that folio.
+///
+/// netfs of 6.12 hits a BUG() if such a part is done while it collects the part before
+/// (Documentation/netfs-read-collect-bug.rst).
+fn part_of_a_folio(read: &ReadSubrequest<'_>, file_size: u64) -> Option<usize> {
+    let (start, wanted) = (read.start(), read.len() as u64);
+    let bytes = read.zero_point().min(file_size).saturating_sub(start);
+    // Folios are powers of two in size, and aligned to it.
+    let folio = (bytes + 1).next_power_of_two().max(BLOCK);
+    let is_part = !read.is_first() && bytes > 0 && folio <= wanted && start % folio == 0;
+    // CAST: Less than what is wanted.
+    is_part.then_some(bytes as usize)
 }
 
 /// Looks for the read's range in the file.

@@ -158,6 +158,19 @@ impl<B: Backend> Table<B> {
         ..Self::IO_OPS
     };
 
+    /// The operations of a read whose other parts have all been begun, and whose last one finds nothing
+    /// in the cache.
+    const OVER_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
+        read: Some(Self::read_nothing),
+        ..Self::IO_OPS
+    };
+
+    /// The same, of a read that has been told to have its data stored.
+    const COPY_OVER_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
+        read: Some(Self::read_nothing),
+        ..Self::COPY_OPS
+    };
+
     /// The operations of a write of the netfs library's, which goes to the server too.
     const UPLOAD_OPS: bindings::netfs_cache_ops = bindings::netfs_cache_ops {
         end_operation: Some(Self::end_upload),
@@ -307,6 +320,22 @@ impl<B: Backend> Table<B> {
         }
     }
 
+    /// Has the read get nothing more from the cache.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be the resources of a read that has begun, and the caller's for this call.
+    pub(super) unsafe fn read_is_over(raw: *mut bindings::netfs_cache_resources) {
+        // SAFETY: The caller's promise.
+        unsafe {
+            let ends = (*(*raw).ops).end_operation.map(|end| end as usize);
+            (*raw).ops = match ends == Some(Self::end_copied_read as usize) {
+                true => &Self::COPY_OVER_OPS,
+                false => &Self::OVER_OPS,
+            };
+        }
+    }
+
     /// Has the end of the write look at what has become of it on the server.
     ///
     /// # Safety
@@ -374,6 +403,19 @@ impl<B: Backend> Table<B> {
         };
         into.take_all();
         into.finish(Err(EIO));
+        0
+    }
+
+    unsafe extern "C" fn read_nothing(
+        _raw: *mut bindings::netfs_cache_resources,
+        _start: bindings::loff_t,
+        _iter: *mut bindings::iov_iter,
+        _on_hole: bindings::netfs_read_from_hole,
+        func: bindings::netfs_io_terminated_t,
+        private: *mut kernel::ffi::c_void,
+    ) -> i32 {
+        // SAFETY: The function is the netfs's, to be called once.
+        unsafe { Termination::from_raw(func, private) }.finish(Ok(0), false);
         0
     }
 

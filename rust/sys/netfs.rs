@@ -17,6 +17,8 @@ pub(crate) enum Source {
     Zeroes,
     /// The cache does not have it.
     Server,
+    /// The cache does not have it, and the server is asked when all other parts of the read are done.
+    ServerLast,
     /// The cache has it.
     Cache,
     /// It cannot be had.
@@ -28,7 +30,8 @@ impl Source {
         match self {
             Source::Zeroes => bindings::netfs_io_source_NETFS_FILL_WITH_ZEROES,
             Source::Server => bindings::netfs_io_source_NETFS_DOWNLOAD_FROM_SERVER,
-            Source::Cache => bindings::netfs_io_source_NETFS_READ_FROM_CACHE,
+            // The library asks the server for what the cache has read nothing of, after the rest.
+            Source::Cache | Source::ServerLast => bindings::netfs_io_source_NETFS_READ_FROM_CACHE,
             Source::Invalid => bindings::netfs_io_source_NETFS_INVALID_READ,
         }
     }

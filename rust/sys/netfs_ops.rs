@@ -31,9 +31,14 @@ impl<B: Backend> Table<B> {
         // SAFETY: The subrequest is the library's, which does not end the operation meanwhile.
         let resources = unsafe { Resources::<B>::from_raw(read.resources()) };
         let source = B::prepare_read(&resources, &mut read, i_size);
-        if source == Source::Server && read.flags().is_copied_to_cache() {
+        let asks_server = matches!(source, Source::Server | Source::ServerLast);
+        if asks_server && read.flags().is_copied_to_cache() {
             // SAFETY: A read, which is prepared by our caller alone.
             unsafe { Table::<B>::read_is_copied(resources.as_ptr()) }
+        }
+        if source == Source::ServerLast {
+            // SAFETY: The same.
+            unsafe { Table::<B>::read_is_over(resources.as_ptr()) }
         }
         source.into_raw()
     }

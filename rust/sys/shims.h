@@ -196,6 +196,7 @@ struct cfrs_read {
 	unsigned long long	size_now;
 	unsigned long long	zero_point;
 	ino_t			inode;
+	bool			is_first;
 };
 
 struct cfrs_write {

@@ -18,6 +18,7 @@ void cfrs_open_read(struct netfs_io_subrequest *subreq, struct cfrs_read *parts)
 		.size_now	= i_size_read(req->inode),
 		.zero_point	= READ_ONCE(netfs_inode(req->inode)->zero_point),
 		.inode		= req->inode->i_ino,
+		.is_first	= subreq->start == req->start,
 	};
 }
 

@@ -70,6 +70,11 @@ impl ReadSubrequest<'_> {
         self.parts.inode as u64
     }
 
+    /// Whether it is the first part of what the netfs reads.
+    pub(crate) fn is_first(&self) -> bool {
+        self.parts.is_first
+    }
+
     /// How long the netfs's file was when this was taken up, in bytes.
     pub(crate) fn size_now(&self) -> u64 {
         self.parts.size_now

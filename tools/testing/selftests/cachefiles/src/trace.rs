@@ -4,11 +4,11 @@
 //!
 //! Lives here: switching it on for the time of some work.  Never here: what must be in it.
 
-use anyhow::{ensure, Result};
+use anyhow::{ensure, Context, Result};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 const TRACING: &str = "/sys/kernel/debug/tracing";
@@ -42,6 +42,49 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         let _ = fs::write(Path::new(TRACING).join(self.0), "0");
+    }
+}
+
+/// netfs takes longer for some of its steps while this lives: the kernel records a stack at each, many
+/// times.
+pub struct Slowed(Vec<PathBuf>);
+
+impl Slowed {
+    /// How often a stack is recorded, each in an instance of its own.
+    const TIMES: usize = 24;
+
+    /// Where a collected page is unlocked, and where part of a read is done.
+    pub fn collection() -> Result<Slowed> {
+        let mut slowed = Slowed(Vec::new());
+        for instance in 0..Self::TIMES {
+            let dir = Path::new(TRACING).join(format!("instances/cachefiles-{instance}"));
+            fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+            slowed.0.push(dir.clone());
+            fs::write(dir.join("buffer_size_kb"), "8")?;
+            Self::slow(&dir.join("events/netfs/netfs_folio"), "why", "read-unlock")?;
+            Self::slow(&dir.join("events/netfs/netfs_sreq"), "what", "TERM ")?;
+        }
+        Ok(slowed)
+    }
+
+    /// The event, where a field has the value of this symbol.
+    fn slow(event: &Path, field: &str, symbol: &str) -> Result<()> {
+        let format = fs::read_to_string(event.join("format"))?;
+        let before = format.split(&format!(", \"{symbol}\"")).next();
+        let number = before.and_then(|text| text.rsplit(['{', ' ']).next());
+        let number: u32 = number.context("no such symbol")?.parse()?;
+        let trigger = format!("stacktrace if {field} == {number}");
+        fs::write(event.join("trigger"), trigger).with_context(|| event.display().to_string())
+    }
+}
+
+impl Drop for Slowed {
+    fn drop(&mut self) {
+        for dir in &self.0 {
+            if let Err(error) = fs::remove_dir(dir) {
+                crate::lab::cleanup_failed(&format!("{}: {error}", dir.display()));
+            }
+        }
     }
 }
 

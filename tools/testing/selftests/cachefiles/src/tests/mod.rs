@@ -36,6 +36,7 @@ mod netfs_cachefilesd;
 mod netfs_caller;
 mod netfs_caller_scene;
 mod netfs_compare;
+mod netfs_ends;
 mod netfs_faults;
 mod netfs_files;
 mod netfs_invalidation;

@@ -3,7 +3,10 @@
 //! The ordinary mode: network file systems that fill the cache by themselves, with Debian's own
 //! daemon.
 
-use super::netfs_scene::{check, check_all, content, from_cache, name, publish, read_all};
+use super::{
+    netfs_ends,
+    netfs_scene::{check, check_all, content, from_cache, name, publish, read_all},
+};
 use crate::{
     blob::{pattern, Aligned},
     cachefilesd::{drop_pages, is_bound, nothing_in_use, settle, Counters, Keeper},
@@ -58,6 +61,22 @@ pub const MORE: Group = Group {
         Case {
             name: "nfs_local_writes",
             run: nfs_local_writes,
+        },
+        Case {
+            name: "ninep_last_page_is_not_cached",
+            run: netfs_ends::ninep_last_page_is_not_cached,
+        },
+        Case {
+            name: "nfs_last_page_is_not_cached",
+            run: netfs_ends::nfs_last_page_is_not_cached,
+        },
+        Case {
+            name: "ninep_sizes_and_readers",
+            run: netfs_ends::ninep_sizes_and_readers,
+        },
+        Case {
+            name: "nfs_sizes_and_readers",
+            run: netfs_ends::nfs_sizes_and_readers,
         },
     ],
 };
