@@ -72,7 +72,9 @@ impl RequestTable {
         let Some((object, picked)) = next(&table) else {
             return Ok(None);
         };
-        let need = picked.message(&object, Fd::default(), 0).encoded_len(layout);
+        let need = picked
+            .message(&object, Fd::default(), 0)
+            .encoded_len(layout);
         if !need.is_some_and(|need| need <= room && need <= MSG_MAX) {
             // No edge for this: a daemon would try again and again.
             object.set_place(&mut table, Place::Ready);
@@ -256,7 +258,15 @@ impl Picked {
             } => {
                 let (offset, len) = request.range.unwrap_or_default();
                 let fd_number = fd.number;
-                (id, fd, Body::Read { offset, len, fd: fd_number })
+                (
+                    id,
+                    fd,
+                    Body::Read {
+                        offset,
+                        len,
+                        fd: fd_number,
+                    },
+                )
             }
         };
         Message {

@@ -128,10 +128,14 @@ impl DemandObject {
     pub(super) fn set_place(self: &Arc<Self>, table: &mut Requests, to: Place) {
         let was = core::mem::replace(&mut self.demand.access_mut(table).place, to);
         if was != Place::Idle {
-            edit(table, &was, Requests::objects, |objects, table| objects.remove(table, self));
+            edit(table, &was, Requests::objects, |objects, table| {
+                objects.remove(table, self)
+            });
         }
         if to != Place::Idle {
-            edit(table, &to, Requests::objects, |objects, table| objects.push(table, self.clone()));
+            edit(table, &to, Requests::objects, |objects, table| {
+                objects.push(table, self.clone())
+            });
         }
     }
 

@@ -67,20 +67,28 @@ impl Request {
         let object = &*self.object;
         match was {
             Read::Unread | Read::Again => {
-                edit(table, object, DemandObject::unread, |reads, table| reads.remove(table, self));
+                edit(table, object, DemandObject::unread, |reads, table| {
+                    reads.remove(table, self)
+                });
             }
             Read::Taken => {
-                edit(table, object, DemandObject::taken, |reads, table| reads.remove(table, self));
+                edit(table, object, DemandObject::taken, |reads, table| {
+                    reads.remove(table, self)
+                });
             }
             Read::Over => {}
         }
         let entry = self.clone();
         match to {
             Read::Unread | Read::Again => {
-                edit(table, object, DemandObject::unread, |reads, table| reads.push(table, entry));
+                edit(table, object, DemandObject::unread, |reads, table| {
+                    reads.push(table, entry)
+                });
             }
             Read::Taken => {
-                edit(table, object, DemandObject::taken, |reads, table| reads.push(table, entry));
+                edit(table, object, DemandObject::taken, |reads, table| {
+                    reads.push(table, entry)
+                });
             }
             Read::Over => {}
         }

@@ -73,9 +73,14 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Open {
     /// It is to be delivered.
-    Unread,
+    Unread {
+        /// It was read before, and the fd lost with which this id was reserved.
+        lost: Option<MsgId>,
+    },
     /// It is just being copied.
     Copying {
+        /// As before.
+        lost: Option<MsgId>,
         /// It is to be delivered again if the fd of this delivery is lost.
         restored: bool,
     },
@@ -169,6 +174,8 @@ pub enum Read {
     Over,
 }
 
+const UNREAD: Open = Open::Unread { lost: None };
+
 impl State {
     /// What `event` makes of the object. `None` if it means nothing in this state: then whoever
     /// asked is refused, and nothing has changed.
@@ -178,14 +185,24 @@ impl State {
         use State as S;
         let opening = |id, again, open| S::Opening { id, again, open };
         let (state, reads) = match (self, event) {
-            (S::New, E::Lookup(id)) => (opening(id, false, Open::Unread), Reads::Stay),
+            (S::New, E::Lookup(id)) => (opening(id, false, UNREAD), Reads::Stay),
 
             (S::Open(_) | S::Opening { again: true, .. }, E::Miss) => (self, Reads::Stay),
-            (S::Closed { next }, E::Miss) => (opening(next, true, Open::Unread), Reads::Stay),
+            (S::Closed { next }, E::Miss) => (opening(next, true, UNREAD), Reads::Stay),
 
-            (S::Opening { id, again, open }, E::Taken) if open == Open::Unread => {
-                let copying = Open::Copying { restored: false };
-                (opening(id, again, copying), Reads::Stay)
+            (
+                S::Opening {
+                    id,
+                    again,
+                    open: Open::Unread { lost },
+                },
+                E::Taken,
+            ) => {
+                let restored = false;
+                (
+                    opening(id, again, Open::Copying { lost, restored }),
+                    Reads::Stay,
+                )
             }
             (S::Closing { fd, copying: false }, E::Taken) => {
                 (S::Closing { fd, copying: true }, Reads::Stay)
@@ -196,16 +213,19 @@ impl State {
                 S::Opening {
                     id,
                     again,
-                    open: Open::Copying { restored },
+                    open: Open::Copying { restored, .. },
                 },
                 E::OpenCopied(of, fd),
             ) if id == of => (opening(id, again, Open::Held { fd, restored }), Reads::Stay),
             (S::Closing { fd, .. }, E::CloseCopied(of)) if fd.id == of => (S::Gone, Reads::Stay),
-            (S::Opening { id, again, open }, E::NotCopied(of))
-                if id == of && matches!(open, Open::Copying { .. }) =>
-            {
-                (opening(id, again, Open::Unread), Reads::Stay)
-            }
+            (
+                S::Opening {
+                    id,
+                    again,
+                    open: Open::Copying { lost, .. },
+                },
+                E::NotCopied(of),
+            ) if id == of => (opening(id, again, Open::Unread { lost }), Reads::Stay),
             (S::Closing { fd, .. }, E::NotCopied(of)) if fd.next == of => {
                 (S::Closing { fd, copying: false }, Reads::Stay)
             }
@@ -218,15 +238,22 @@ impl State {
                     known,
                 },
             ) if id == of => match (open, size) {
-                // An OPEN that was not read, or is to be read again, cannot be meant.
-                (Open::Unread | Open::Copying { .. }, _) => return None,
+                // What was never read cannot be meant.
+                (Open::Unread { lost: None } | Open::Copying { lost: None, .. }, _) => return None,
                 (Open::Held { fd, .. }, Some(size)) if again && size != known => {
                     (S::Late(fd), Reads::Fail)
                 }
                 (Open::Held { fd, .. }, Some(_)) => (S::Open(fd), Reads::Stay),
                 // Who refuses an object closes the fd by itself.
                 (Open::Held { fd, .. }, None) => (S::Refused(fd), Reads::Fail),
-                (Open::Lost { next }, _) => (S::Closed { next }, Reads::Fail),
+                (
+                    Open::Lost { next }
+                    | Open::Unread { lost: Some(next) }
+                    | Open::Copying {
+                        lost: Some(next), ..
+                    },
+                    _,
+                ) => (S::Closed { next }, Reads::Fail),
             },
             (S::Orphaned { id, fd }, E::Answered { id: of, size, .. }) if id == of => match size {
                 Some(_) => (S::Closing { fd, copying: false }, Reads::Stay),
@@ -241,13 +268,17 @@ impl State {
                 },
                 E::Expired,
             ) => match open {
-                Open::Unread | Open::Copying { .. } => (S::Closed { next: id }, Reads::Stay),
+                // The id of what was read is not used again: the answer may be under way.
+                Open::Unread { lost } | Open::Copying { lost, .. } => {
+                    let next = lost.unwrap_or(id);
+                    (S::Closed { next }, Reads::Stay)
+                }
                 Open::Held { fd, .. } => (S::Late(fd), Reads::Stay),
                 Open::Lost { next } => (S::Closed { next }, Reads::Stay),
             },
 
             (S::Open(fd), E::Released { fd: of, reads }) if fd.id == of => match reads {
-                true => (opening(fd.next, true, Open::Unread), Reads::Again),
+                true => (opening(fd.next, true, UNREAD), Reads::Again),
                 false => (S::Closed { next: fd.next }, Reads::Stay),
             },
             (S::Refused(fd) | S::Late(fd), E::Released { fd: of, .. }) if fd.id == of => {
@@ -260,10 +291,14 @@ impl State {
                     open: Open::Held { fd, restored },
                 },
                 E::Released { fd: of, .. },
-            ) if fd.id == of => match restored {
-                true => (opening(id, again, Open::Unread), Reads::Stay),
-                false => (opening(id, again, Open::Lost { next: fd.next }), Reads::Stay),
-            },
+            ) if fd.id == of => {
+                let next = fd.next;
+                let open = match restored {
+                    true => Open::Unread { lost: Some(next) },
+                    false => Open::Lost { next },
+                };
+                (opening(id, again, open), Reads::Stay)
+            }
             // Nobody is left who could answer, or who has to be told.
             (S::Orphaned { fd, .. } | S::Closing { fd, .. }, E::Released { fd: of, .. })
                 if fd.id == of =>
@@ -288,8 +323,12 @@ impl State {
 
             (S::Opening { id, again, open }, E::Restored) => {
                 let open = match open {
-                    Open::Unread | Open::Lost { .. } => Open::Unread,
-                    Open::Copying { .. } => Open::Copying { restored: true },
+                    Open::Unread { lost } => Open::Unread { lost },
+                    Open::Lost { next } => Open::Unread { lost: Some(next) },
+                    Open::Copying { lost, .. } => {
+                        let restored = true;
+                        Open::Copying { lost, restored }
+                    }
                     // There is never a second fd: it is delivered again once this one is released.
                     Open::Held { fd, .. } => Open::Held { fd, restored: true },
                 };
@@ -297,7 +336,6 @@ impl State {
             }
             (S::Open(_), E::Restored) => (self, Reads::Again),
             // A CLOSE that is being copied is not repeated: the number may be another file's then.
-
             (_, E::Died) => (S::Gone, Reads::Fail),
             _ => return None,
         };
@@ -309,7 +347,7 @@ impl State {
         match self {
             State::Opening {
                 id,
-                open: Open::Unread,
+                open: Open::Unread { .. },
                 ..
             } => Some(Message::Open(id)),
             State::Closing { fd, copying: false } => Some(Message::Close(fd)),
@@ -325,7 +363,7 @@ impl State {
             State::New | State::Gone => [None, None],
             State::Closed { next } => [Some(next), None],
             State::Opening { id, open, .. } => match open {
-                Open::Unread | Open::Copying { .. } => [Some(id), None],
+                Open::Unread { lost } | Open::Copying { lost, .. } => [Some(id), lost],
                 Open::Held { fd, .. } => [Some(id), Some(fd.next)],
                 Open::Lost { next } => [Some(id), Some(next)],
             },

@@ -42,7 +42,10 @@ pub(crate) struct Requests {
 
 impl Requests {
     /// The list of objects whose place is `place`.
-    pub(super) fn objects<'a>(place: &Place, table: &'a mut Requests) -> &'a mut Queue<DemandObject> {
+    pub(super) fn objects<'a>(
+        place: &Place,
+        table: &'a mut Requests,
+    ) -> &'a mut Queue<DemandObject> {
         match place {
             Place::Parked => &mut table.parked,
             Place::Idle | Place::Ready => &mut table.ready,
@@ -153,7 +156,10 @@ impl RequestTable {
         if before.is_looked_up() && !after.is_looked_up() {
             ended.opener = demand.opener.take();
         }
-        let freed = before.ids().into_iter().filter(|id| !after.ids().contains(id));
+        let freed = before
+            .ids()
+            .into_iter()
+            .filter(|id| !after.ids().contains(id));
         for removed in freed.flatten().filter_map(|id| self.reqs.remove(id)) {
             ended.requests.push(table, removed);
         }
@@ -250,7 +256,10 @@ impl RequestTable {
         let (id, expired) = {
             let mut table = self.reqs_lock.lock();
             let [id, _] = object.demand.access(&table).state.ids();
-            (id, self.happen(&mut table, object, Event::Expired, &mut ended))
+            (
+                id,
+                self.happen(&mut table, object, Event::Expired, &mut ended),
+            )
         };
         if expired.is_some() {
             timed_out(object, id.unwrap_or(0));
@@ -458,7 +467,12 @@ impl RequestTable {
         {
             let mut table = self.reqs_lock.lock();
             let reads = first_read(&table, object).is_some();
-            self.happen(&mut table, object, Event::Released { fd, reads }, &mut ended);
+            self.happen(
+                &mut table,
+                object,
+                Event::Released { fd, reads },
+                &mut ended,
+            );
             // There is room for one more.
             ended.wakes |= unpark_one(&mut table);
         }

@@ -186,11 +186,7 @@ impl<T: Send + Sync> Reservation<'_, T> {
         // INVARIANT: A pointer from `into_raw` whose reference goes to the array.
         // SAFETY: The array is initialised. The slot exists, so that nothing is allocated.
         let ret = unsafe {
-            bindings::cfrs_xa_store_reserved(
-                array.inner.get(),
-                index(id),
-                raw.cast_mut().cast(),
-            )
+            bindings::cfrs_xa_store_reserved(array.inner.get(), index(id), raw.cast_mut().cast())
         };
         if ret != 0 {
             // SAFETY: The array has not taken it, so the reference is still ours.
