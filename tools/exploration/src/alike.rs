@@ -171,10 +171,8 @@ impl Print<'_> {
     /// What a task does; nothing if it cannot go on any more.
     fn task(&mut self, t: usize) -> Option<[u8; 9]> {
         let task = &self.world.tasks[t];
-        let dropped = self.world.objects[task.object].dropped;
         let at = match task.at {
             At::Ended => return None,
-            At::Begins if dropped && (task.done > 0 || !task.opens) => return None,
             At::Begins => 0,
             At::Looks => 1,
             At::Waits => 2,
@@ -211,9 +209,10 @@ impl Print<'_> {
             was,
             bits([reading.held, reading.old, live]),
             self.fd(fd),
-            match (live, reading.message) {
-                (false, Message::Read(_)) => NONE,
-                _ => self.id(Some(reading.id)),
+            // What is named nowhere else does not matter either.
+            match self.ids.contains(&reading.id) {
+                true => self.id(Some(reading.id)),
+                false => NONE,
             },
         ]
     }

@@ -271,7 +271,9 @@ impl Table {
                 At::Begins => {
                     let first = task.opens && task.done == 0;
                     let free = !self.remount || world.objects[0].let_go;
-                    if (first && free) || (!first && world.objects[task.object].in_service) {
+                    let object = &world.objects[task.object];
+                    // A read that has begun goes on whatever becomes of the object.
+                    if (first && free) || (!first && (object.in_service || object.dropped)) {
                         steps.push(Step::Ask(t));
                     }
                 }

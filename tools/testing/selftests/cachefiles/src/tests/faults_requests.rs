@@ -30,6 +30,7 @@ use std::{
 group!("faults_requests":
     delivery_of_an_open,
     copen,
+    close_of_an_orphan,
     read_of_what_is_missing,
     read_of_what_is_there,
     write,
@@ -130,6 +131,31 @@ fn copen(lab: &Lab) -> Result<()> {
         let got = in_time("a mount", opening.mount)?;
         ensure!(got.is_err(), "mounted what the daemon has refused");
         Ok(())
+    })
+}
+
+/// An object that went before its OPEN was answered: the daemon is told to close the fd, whatever memory
+/// there is when it answers.
+fn close_of_an_orphan(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C's object does not go before the answer".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    let daemon = cache.serve(blobs(Manner::Manual))?;
+    each_allocation("answer to the OPEN of an object that went", 1, 1, |fault| {
+        let mount = mounted(lab)?;
+        let open = daemon.open()?;
+        unmount(mount)?;
+        let device = daemon.device()?;
+        let answer = || device.open_reply(open.msg_id, Ok(SIZE));
+        let got = fault.during(answer)?;
+        if told(fault, got)?.is_none() {
+            answer().context("the next try")?;
+        }
+        match daemon.event()? {
+            Event::Close { object_id } if object_id == open.object_id => Ok(()),
+            other => bail!("not the CLOSE of {}: {other:?}", open.object_id),
+        }
     })
 }
 
