@@ -201,8 +201,8 @@ impl Print<'_> {
             (Message::Close(_), _) => (2, 0),
             (Message::Read(_), read) => (3, read.map_or(0, |(_, was)| was as u8)),
         };
-        // The number of an fd that is not in the state does not matter.
-        let fd = reading.held.then_some(reading.fd.id);
+        // The number of an fd that nothing else names does not matter.
+        let fd = Some(reading.fd.id).filter(|fd| reading.held && self.fds.contains(fd));
         [
             kind,
             reading.object as u8,

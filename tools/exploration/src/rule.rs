@@ -195,9 +195,7 @@ impl Rules {
             }
             (Rule::CloseEndsWithFd, S::Closing { .. }, E::Released { .. })
             | (Rule::OrphanEndsWithFd, S::Orphaned { .. }, E::Released { .. }) => None,
-            (Rule::DroppedStaysDropped, S::Closing { fd, .. }, E::Miss) => {
-                unread(fd.next, true, None)
-            }
+            (Rule::DroppedStaysDropped, S::Closed { .. }, E::Dropped) => None,
             (Rule::DropEndsRequests, _, E::Dropped) => right.map(|(state, _)| (state, Reads::Stay)),
             (Rule::DropAwaitsAnswer, S::Opening { .. }, E::Dropped)
             | (Rule::DropOnce, S::Closing { .. }, E::Dropped) => Some((S::Gone, Reads::Fail)),

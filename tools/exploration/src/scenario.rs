@@ -62,11 +62,10 @@ const NONE: Budget = Budget {
     refusals: 0,
 };
 
-/// Everything that can happen while one daemon lives.
+/// Everything that can happen while one daemon lives, but that there is no fd.
 const ONCE: Budget = Budget {
     closes: 1,
     faults: 1,
-    no_fds: 1,
     kills: 1,
     timeouts: 1,
     restores: 1,
@@ -94,7 +93,6 @@ const SUCCEEDED: Budget = Budget {
 /// As before, and nothing fails.
 const SMOOTHLY: Budget = Budget {
     faults: 0,
-    no_fds: 0,
     ..SUCCEEDED
 };
 
@@ -179,7 +177,12 @@ pub const ALL: &[Scenario] = &[
         },
     )
     .any_answer(),
-    scenario("stream: everything once", Cast::Stream, 2, ONCE),
+    scenario(
+        "stream: everything once",
+        Cast::Stream,
+        2,
+        Budget { no_fds: 1, ..ONCE },
+    ),
     scenario("crowd: much of it once", Cast::Crowd, 2, SHORT),
     scenario(
         "late: deliveries fail again and again",

@@ -143,9 +143,9 @@ fn close_of_an_orphan(lab: &Lab) -> Result<()> {
     let cache = lab.cache()?;
     let daemon = cache.serve(blobs(Manner::Manual))?;
     each_allocation("answer to the OPEN of an object that went", 1, 1, |fault| {
-        let mount = mounted(lab)?;
+        let mut mount = mounted(lab)?;
         let open = daemon.open()?;
-        unmount(mount)?;
+        mount.unmount()?;
         let device = daemon.device()?;
         let answer = || device.open_reply(open.msg_id, Ok(SIZE));
         let got = fault.during(answer)?;
