@@ -199,7 +199,7 @@ pub const MISSING: &[Missing] = &[
     Missing {
         rule: Rule::OrphanEndsWithFd,
         row: "review: the OPEN of an object that has gone stays when its fd goes",
-        scenario: "lookup: everything once",
+        scenario: "lookup: everything once, a successor",
         bug: Bug::Stuck,
     },
     Missing {
