@@ -91,14 +91,10 @@ impl RequestTable {
 
     /// Makes a message new again that the daemon has not got, unless it is over.
     fn put_back(self: &Arc<Self>, object: &Arc<DemandObject>, picked: &Picked, no_fd: bool) {
-        let mut ended = Ended::default();
-        let mut retries = false;
-        {
-            let mut guard = self.lock().lock();
-            let table: &mut Requests = &mut guard;
+        let retries = self.change(Err(EIO), |table, ended| {
             match picked {
                 Picked::Open(id) | Picked::Close(Fd { next: id, .. }) => {
-                    self.happen(table, object, Event::NotCopied(*id), &mut ended);
+                    self.happen(table, object, Event::NotCopied(*id), ended);
                 }
                 Picked::Read { request, was, .. } => {
                     if request.progress.access(table).read == Read::Taken {
@@ -107,13 +103,12 @@ impl RequestTable {
                     }
                 }
             }
-            if no_fd && ended.wakes {
+            let parks = no_fd && core::mem::take(&mut ended.wakes);
+            if parks {
                 object.set_place(table, Place::Parked);
-                ended.wakes = false;
-                retries = !core::mem::replace(&mut table.retrying, true);
             }
-        }
-        self.finish(ended, Err(EIO));
+            parks && !core::mem::replace(&mut table.retrying, true)
+        });
         if retries {
             work::enqueue(self.clone());
         }
@@ -128,15 +123,12 @@ impl RequestTable {
     ) -> Result<usize> {
         let message = picked.message(object, Fd::default(), 0);
         let len = copy(&message, layout, &mut out)?;
-        let mut ended = Ended::default();
-        {
-            let mut table = self.lock().lock();
+        self.change(Err(EIO), |table, ended| {
             table.last_read = Some(tick());
             if let Picked::Close(fd) = picked {
-                self.happen(&mut table, object, Event::CloseCopied(fd.id), &mut ended);
+                self.happen(table, object, Event::CloseCopied(fd.id), ended);
             }
-        }
-        self.finish(ended, Err(EIO));
+        });
         Ok(len)
     }
 
@@ -162,28 +154,21 @@ impl RequestTable {
         let message = picked.message(object, fd, flags);
         trace::ondemand_open(object.debug_id, message.id, fd.id, fd.number, flags);
         let len = copy(&message, layout, &mut out)?;
-        let mut ended = Ended::default();
         let mut unused = None;
-        let published = {
-            let mut table = self.lock().lock();
-            match slot.fill(request) {
-                Ok(_) => {
-                    let copied = Event::OpenCopied(message.id, fd);
-                    let state = self.happen(&mut table, object, copied, &mut ended);
-                    match state {
-                        Some(_) => table.last_read = Some(tick()),
-                        None => unused = self.reqs.remove(fd.next),
-                    }
-                    state.is_some()
-                }
-                Err(given_back) => {
-                    unused = Some(given_back);
-                    false
-                }
+        let published = self.change(Err(EIO), |table, ended| {
+            if let Err(given_back) = slot.fill(request) {
+                unused = Some(given_back);
+                return false;
             }
-        };
+            let copied = Event::OpenCopied(message.id, fd);
+            let published = self.happen(table, object, copied, ended).is_some();
+            match published {
+                true => table.last_read = Some(tick()),
+                false => unused = self.reqs.remove(fd.next),
+            }
+            published
+        });
         drop(unused);
-        self.finish(ended, Err(EIO));
         if !published {
             // It was over before. A daemon that waits for an edge takes the 0 for the end, but there
             // may be more.

@@ -4,7 +4,7 @@
 
 use super::queue::{edit, Linked, Links, Queue};
 use super::request::Request;
-use super::state::State;
+use super::state::{Read, State};
 use super::table::{RequestTable, Requests};
 use crate::sys::completion::Completion;
 use crate::sys::iov_iter::IovIter;
@@ -114,14 +114,16 @@ impl DemandObject {
 }
 
 impl DemandObject {
-    /// READs that are to be delivered, in turn.
-    pub(super) fn unread<'a>(&'a self, table: &'a mut Requests) -> &'a mut Queue<Request> {
-        &mut self.demand.access_mut(table).unread
-    }
-
-    /// READs that the daemon has.
-    pub(super) fn taken<'a>(&'a self, table: &'a mut Requests) -> &'a mut Queue<Request> {
-        &mut self.demand.access_mut(table).taken
+    /// The list of those READs of an object that are as far as this.
+    pub(super) fn reads<'a>(
+        of: &'a (&Self, Read),
+        table: &'a mut Requests,
+    ) -> &'a mut Queue<Request> {
+        let demand = of.0.demand.access_mut(table);
+        match of.1 {
+            Read::Taken => &mut demand.taken,
+            Read::Unread | Read::Again | Read::Over => &mut demand.unread,
+        }
     }
 
     /// Puts the object into another list, or the same, at the tail.

@@ -64,33 +64,21 @@ impl Request {
     /// it was.
     pub(super) fn set(self: &Arc<Self>, table: &mut Requests, to: Read) -> Read {
         let was = core::mem::replace(&mut self.progress.access_mut(table).read, to);
-        let object = &*self.object;
-        match was {
-            Read::Unread | Read::Again => {
-                edit(table, object, DemandObject::unread, |reads, table| {
-                    reads.remove(table, self)
-                });
-            }
-            Read::Taken => {
-                edit(table, object, DemandObject::taken, |reads, table| {
-                    reads.remove(table, self)
-                });
-            }
-            Read::Over => {}
+        if was != Read::Over {
+            edit(
+                table,
+                &(&*self.object, was),
+                DemandObject::reads,
+                |reads, table| reads.remove(table, self),
+            );
         }
-        let entry = self.clone();
-        match to {
-            Read::Unread | Read::Again => {
-                edit(table, object, DemandObject::unread, |reads, table| {
-                    reads.push(table, entry)
-                });
-            }
-            Read::Taken => {
-                edit(table, object, DemandObject::taken, |reads, table| {
-                    reads.push(table, entry)
-                });
-            }
-            Read::Over => {}
+        if to != Read::Over {
+            edit(
+                table,
+                &(&*self.object, to),
+                DemandObject::reads,
+                |reads, table| reads.push(table, self.clone()),
+            );
         }
         was
     }

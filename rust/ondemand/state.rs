@@ -177,169 +177,75 @@ pub enum Read {
 const UNREAD: Open = Open::Unread { lost: None };
 
 impl State {
-    /// What `event` makes of the object. `None` if it means nothing in this state: then whoever
-    /// asked is refused, and nothing has changed.
+    /// What `event` makes of the object. `None` if it means nothing in this state: then the caller is
+    /// refused, and nothing has changed.
     #[must_use]
     pub fn on(self, event: Event) -> Option<(State, Reads)> {
         use Event as E;
         use State as S;
-        let opening = |id, again, open| S::Opening { id, again, open };
-        let (state, reads) = match (self, event) {
-            (S::New, E::Lookup(id)) => (opening(id, false, UNREAD), Reads::Stay),
-
-            (S::Open(_) | S::Opening { again: true, .. }, E::Miss) => (self, Reads::Stay),
-            (S::Closed { next }, E::Miss) => (opening(next, true, UNREAD), Reads::Stay),
-
-            (
-                S::Opening {
-                    id,
-                    again,
-                    open: Open::Unread { lost },
-                },
-                E::Taken,
-            ) => {
-                let restored = false;
+        let again = |id| S::Opening {
+            id,
+            again: true,
+            open: UNREAD,
+        };
+        let closing = |fd| S::Closing { fd, copying: false };
+        Some(match (self, event) {
+            (S::New, E::Lookup(id)) => {
+                let open = UNREAD;
                 (
-                    opening(id, again, Open::Copying { lost, restored }),
+                    S::Opening {
+                        id,
+                        again: false,
+                        open,
+                    },
                     Reads::Stay,
                 )
             }
-            (S::Closing { fd, copying: false }, E::Taken) => {
-                (S::Closing { fd, copying: true }, Reads::Stay)
-            }
-            (S::Open(_), E::Taken) => (self, Reads::Stay),
+            (_, E::Died) => (S::Gone, Reads::Fail),
 
-            (
-                S::Opening {
-                    id,
-                    again,
-                    open: Open::Copying { restored, .. },
-                },
-                E::OpenCopied(of, fd),
-            ) if id == of => (opening(id, again, Open::Held { fd, restored }), Reads::Stay),
-            (S::Closing { fd, .. }, E::CloseCopied(of)) if fd.id == of => (S::Gone, Reads::Stay),
-            (
-                S::Opening {
-                    id,
-                    again,
-                    open: Open::Copying { lost, .. },
-                },
-                E::NotCopied(of),
-            ) if id == of => (opening(id, again, Open::Unread { lost }), Reads::Stay),
-            (S::Closing { fd, .. }, E::NotCopied(of)) if fd.next == of => {
-                (S::Closing { fd, copying: false }, Reads::Stay)
-            }
+            (S::Opening { again: true, .. }, E::Miss) => (self, Reads::Stay),
+            (S::Opening { id, again, open }, _) => return open.on(event, id, again),
 
-            (
-                S::Opening { id, again, open },
-                E::Answered {
-                    id: of,
-                    size,
-                    known,
-                },
-            ) if id == of => match (open, size) {
-                // What was never read cannot be meant.
-                (Open::Unread { lost: None } | Open::Copying { lost: None, .. }, _) => return None,
-                (Open::Held { fd, .. }, Some(size)) if again && size != known => {
-                    (S::Late(fd), Reads::Fail)
-                }
-                (Open::Held { fd, .. }, Some(_)) => (S::Open(fd), Reads::Stay),
-                // Who refuses an object closes the fd by itself.
-                (Open::Held { fd, .. }, None) => (S::Refused(fd), Reads::Fail),
-                (
-                    Open::Lost { next }
-                    | Open::Unread { lost: Some(next) }
-                    | Open::Copying {
-                        lost: Some(next), ..
-                    },
-                    _,
-                ) => (S::Closed { next }, Reads::Fail),
-            },
-            (S::Orphaned { id, fd }, E::Answered { id: of, size, .. }) if id == of => match size {
-                Some(_) => (S::Closing { fd, copying: false }, Reads::Stay),
-                None => (S::Gone, Reads::Stay),
-            },
+            (S::Closed { next }, E::Miss) => (again(next), Reads::Stay),
+            (S::New | S::Closed { .. } | S::Refused(_), E::Dropped) => (S::Gone, Reads::Fail),
 
+            (S::Open(_), E::Miss | E::Taken) => (self, Reads::Stay),
+            (S::Open(_), E::Restored) => (self, Reads::Again),
             (
-                S::Opening {
-                    id,
-                    again: false,
-                    open,
+                S::Open(fd),
+                E::Released {
+                    fd: of,
+                    reads: true,
                 },
-                E::Expired,
-            ) => match open {
-                // The id of what was read is not used again: the answer may be under way.
-                Open::Unread { lost } | Open::Copying { lost, .. } => {
-                    let next = lost.unwrap_or(id);
-                    (S::Closed { next }, Reads::Stay)
-                }
-                Open::Held { fd, .. } => (S::Late(fd), Reads::Stay),
-                Open::Lost { next } => (S::Closed { next }, Reads::Stay),
-            },
-
-            (S::Open(fd), E::Released { fd: of, reads }) if fd.id == of => match reads {
-                true => (opening(fd.next, true, UNREAD), Reads::Again),
-                false => (S::Closed { next: fd.next }, Reads::Stay),
-            },
-            (S::Refused(fd) | S::Late(fd), E::Released { fd: of, .. }) if fd.id == of => {
+            ) if fd.id == of => (again(fd.next), Reads::Again),
+            (S::Open(fd) | S::Refused(fd) | S::Late(fd), E::Released { fd: of, .. })
+                if fd.id == of =>
+            {
                 (S::Closed { next: fd.next }, Reads::Stay)
             }
-            (
-                S::Opening {
-                    id,
-                    again,
-                    open: Open::Held { fd, restored },
-                },
-                E::Released { fd: of, .. },
-            ) if fd.id == of => {
-                let next = fd.next;
-                let open = match restored {
-                    true => Open::Unread { lost: Some(next) },
-                    false => Open::Lost { next },
-                };
-                (opening(id, again, open), Reads::Stay)
-            }
-            // Nobody is left who could answer, or who has to be told.
+            (S::Open(fd) | S::Late(fd), E::Dropped) => (closing(fd), Reads::Fail),
+
+            (S::Orphaned { id, fd }, E::Answered { id: of, size, .. }) if id == of => match size {
+                Some(_) => (closing(fd), Reads::Stay),
+                None => (S::Gone, Reads::Stay),
+            },
+            // The daemon can neither answer any more nor has it to be told.
             (S::Orphaned { fd, .. } | S::Closing { fd, .. }, E::Released { fd: of, .. })
                 if fd.id == of =>
             {
                 (S::Gone, Reads::Stay)
             }
 
-            (S::Open(fd) | S::Late(fd), E::Dropped) => {
-                (S::Closing { fd, copying: false }, Reads::Fail)
+            // `restore` does not repeat a CLOSE that is being copied: the number may be another file's.
+            (S::Closing { fd, copying: false }, E::Taken) => {
+                (S::Closing { fd, copying: true }, Reads::Stay)
             }
-            (
-                S::Opening {
-                    id,
-                    open: Open::Held { fd, .. },
-                    ..
-                },
-                E::Dropped,
-            ) => (S::Orphaned { id, fd }, Reads::Fail),
-            (S::New | S::Closed { .. } | S::Opening { .. } | S::Refused(_), E::Dropped) => {
-                (S::Gone, Reads::Fail)
+            (S::Closing { fd, .. }, E::CloseCopied(of)) if fd.id == of => (S::Gone, Reads::Stay),
+            (S::Closing { fd, .. }, E::NotCopied(of)) if fd.next == of => {
+                (closing(fd), Reads::Stay)
             }
-
-            (S::Opening { id, again, open }, E::Restored) => {
-                let open = match open {
-                    Open::Unread { lost } => Open::Unread { lost },
-                    Open::Lost { next } => Open::Unread { lost: Some(next) },
-                    Open::Copying { lost, .. } => {
-                        let restored = true;
-                        Open::Copying { lost, restored }
-                    }
-                    // There is never a second fd: it is delivered again once this one is released.
-                    Open::Held { fd, .. } => Open::Held { fd, restored: true },
-                };
-                (opening(id, again, open), Reads::Again)
-            }
-            (S::Open(_), E::Restored) => (self, Reads::Again),
-            // A CLOSE that is being copied is not repeated: the number may be another file's then.
-            (_, E::Died) => (S::Gone, Reads::Fail),
             _ => return None,
-        };
-        Some((state, reads))
+        })
     }
 
     /// What can be delivered now; `reads`: whether the object has READs that are to be delivered.
@@ -377,6 +283,75 @@ impl State {
     /// Whether a lookup waits for the answer to the object's first OPEN.
     pub const fn is_looked_up(self) -> bool {
         matches!(self, State::Opening { again: false, .. })
+    }
+}
+
+impl Open {
+    /// The same for an object whose OPEN, of this `id`, is in the table.
+    fn on(self, event: Event, id: MsgId, again: bool) -> Option<(State, Reads)> {
+        use Event as E;
+        use Open as O;
+        let to = |open| (State::Opening { id, again, open }, Reads::Stay);
+        let closed = |next| State::Closed { next };
+        Some(match (self, event) {
+            (O::Unread { lost }, E::Taken) => to(O::Copying {
+                lost,
+                restored: false,
+            }),
+            (O::Copying { restored, .. }, E::OpenCopied(of, fd)) if id == of => {
+                to(O::Held { fd, restored })
+            }
+            (O::Copying { lost, .. }, E::NotCopied(of)) if id == of => to(O::Unread { lost }),
+
+            (
+                O::Held { fd, .. },
+                E::Answered {
+                    id: of,
+                    size,
+                    known,
+                },
+            ) if id == of => match size {
+                Some(size) if again && size != known => (State::Late(fd), Reads::Fail),
+                Some(_) => (State::Open(fd), Reads::Stay),
+                // A daemon that refuses an object closes the fd by itself.
+                None => (State::Refused(fd), Reads::Fail),
+            },
+            // What was never read, and so has lost nothing, cannot be meant.
+            (
+                O::Lost { next }
+                | O::Unread { lost: Some(next) }
+                | O::Copying {
+                    lost: Some(next), ..
+                },
+                E::Answered { id: of, .. },
+            ) if id == of => (closed(next), Reads::Fail),
+
+            // The id of what was read is not used again: the answer may be under way.
+            (O::Unread { lost } | O::Copying { lost, .. }, E::Expired) if !again => {
+                (closed(lost.unwrap_or(id)), Reads::Stay)
+            }
+            (O::Held { fd, .. }, E::Expired) if !again => (State::Late(fd), Reads::Stay),
+            (O::Lost { next }, E::Expired) if !again => (closed(next), Reads::Stay),
+
+            (O::Held { fd, restored }, E::Released { fd: of, .. }) if fd.id == of => {
+                match (restored, fd.next) {
+                    (true, next) => to(O::Unread { lost: Some(next) }),
+                    (false, next) => to(O::Lost { next }),
+                }
+            }
+
+            (O::Held { fd, .. }, E::Dropped) => (State::Orphaned { id, fd }, Reads::Fail),
+            (_, E::Dropped) => (State::Gone, Reads::Fail),
+
+            // There is never a second fd: it is delivered again once the first is released.
+            (O::Held { fd, .. }, E::Restored) => to(O::Held { fd, restored: true }),
+            (O::Copying { lost, .. }, E::Restored) => to(O::Copying {
+                lost,
+                restored: true,
+            }),
+            (O::Lost { next }, E::Restored) => to(O::Unread { lost: Some(next) }),
+            _ => return None,
+        })
     }
 }
 

@@ -190,13 +190,17 @@ impl RequestTable {
         Some(after)
     }
 
-    /// One event of one object, with all that follows.
-    fn happens(&self, object: &Arc<DemandObject>, event: Event, told: Result<u64>) {
+    /// Does something under `reqs_lock`, and then what is left to do; `told` is what the waiter for a
+    /// first OPEN learns.
+    pub(super) fn change<R>(
+        &self,
+        told: Result<u64>,
+        what: impl FnOnce(&mut Requests, &mut Ended) -> R,
+    ) -> R {
         let mut ended = Ended::default();
-        let mut table = self.reqs_lock.lock();
-        self.happen(&mut table, object, event, &mut ended);
-        drop(table);
+        let result = what(&mut self.reqs_lock.lock(), &mut ended);
         self.finish(ended, told);
+        result
     }
 
     /// Does what is left to do; `told` is what the waiter for a first OPEN learns.
@@ -252,19 +256,13 @@ impl RequestTable {
             Err(Unmet::Killed) => return Err(EINTR),
             Err(Unmet::TimedOut) => {}
         }
-        let mut ended = Ended::default();
-        let (id, expired) = {
-            let mut table = self.reqs_lock.lock();
-            let [id, _] = object.demand.access(&table).state.ids();
-            (
-                id,
-                self.happen(&mut table, object, Event::Expired, &mut ended),
-            )
-        };
-        if expired.is_some() {
-            timed_out(object, id.unwrap_or(0));
+        let expired = self.change(Err(ETIMEDOUT), |table, ended| {
+            let [id, _] = object.demand.access(table).state.ids();
+            self.happen(table, object, Event::Expired, ended).and(id)
+        });
+        if let Some(id) = expired {
+            timed_out(object, id);
         }
-        self.finish(ended, Err(ETIMEDOUT));
         // It was answered now at the latest.
         opened.wait_killable(0).map_err(|_| EINTR)
     }
@@ -278,32 +276,22 @@ impl RequestTable {
         }
         let request = Request::new(self, object, Some((offset, len)))?;
         let slot = self.reqs.reserve()?;
-        let mut ended = Ended::default();
-        let stored = {
-            let mut table = self.reqs_lock.lock();
-            match self.happen(&mut table, object, Event::Miss, &mut ended) {
-                None => Err(EIO),
-                Some(state) => match slot.fill(request.clone()) {
-                    Ok(id) => {
-                        // Before it can be answered, which a trace shows after it.
-                        let fd = match state {
-                            State::Open(fd) => fd.id,
-                            _ => 0,
-                        };
-                        trace::ondemand_read(object.debug_id, id, fd, offset, len);
-                        request.progress.access_mut(&mut table).id = id;
-                        request.set(&mut table, Read::Unread);
-                        object.settle(&mut table);
-                        ended.wakes = true;
-                        Ok(())
-                    }
-                    // It can be dropped here: the task has another reference.
-                    Err(_) => Err(ENOMEM),
-                },
-            }
-        };
-        self.finish(ended, Err(EIO));
-        stored?;
+        self.change(Err(EIO), |table, ended| -> Result {
+            let state = self.happen(table, object, Event::Miss, ended).ok_or(EIO)?;
+            // What is given back can be dropped here: the task has another reference.
+            let id = slot.fill(request.clone()).map_err(|_| ENOMEM)?;
+            // Before it can be answered, which a trace shows after it.
+            let fd = match state {
+                State::Open(fd) => fd.id,
+                _ => 0,
+            };
+            trace::ondemand_read(object.debug_id, id, fd, offset, len);
+            request.progress.access_mut(table).id = id;
+            request.set(table, Read::Unread);
+            object.settle(table);
+            ended.wakes = true;
+            Ok(())
+        })?;
         self.wait(&request)
     }
 
@@ -419,19 +407,16 @@ impl RequestTable {
     /// (`cachefiles_ondemand_restore()`). An OPEN whose fd is still held is delivered again once it
     /// is released. Costs what is pending in all.
     pub(crate) fn restore(&self) {
-        let mut ended = Ended::default();
-        {
-            let mut table = self.reqs_lock.lock();
+        self.change(Err(EIO), |table, ended| {
             let mut from = Some(0);
             while let Some((id, object)) = from.and_then(|from| self.next_object(from)) {
-                self.happen(&mut table, &object, Event::Restored, &mut ended);
+                self.happen(table, &object, Event::Restored, ended);
                 from = id.checked_add(1);
             }
             // The successor may have more room for fds.
-            while unpark_one(&mut table) {}
-        }
-        ended.wakes = true;
-        self.finish(ended, Err(EIO));
+            while unpark_one(table) {}
+            ended.wakes = true;
+        });
     }
 
     /// The cache is dead: nothing is stored any more, and every request fails with `EIO`
@@ -441,7 +426,9 @@ impl RequestTable {
         self.killed.complete();
         let mut from = Some(0);
         while let Some((id, object)) = from.and_then(|from| self.next_object(from)) {
-            self.happens(&object, Event::Died, Err(EIO));
+            self.change(Err(EIO), |table, ended| {
+                self.happen(table, &object, Event::Died, ended);
+            });
             from = id.checked_add(1);
         }
         self.pollers.wake();
@@ -463,26 +450,20 @@ impl RequestTable {
     /// The anonymous fd `fd` of `object` is gone (`cachefiles_ondemand_fd_release()`). READs that were
     /// delivered through it are delivered again, after a new OPEN.
     pub(super) fn fd_released(&self, object: &Arc<DemandObject>, fd: ObjectId) {
-        let mut ended = Ended::default();
-        {
-            let mut table = self.reqs_lock.lock();
-            let reads = first_read(&table, object).is_some();
-            self.happen(
-                &mut table,
-                object,
-                Event::Released { fd, reads },
-                &mut ended,
-            );
+        self.change(Err(EIO), |table, ended| {
+            let reads = first_read(table, object).is_some();
+            self.happen(table, object, Event::Released { fd, reads }, ended);
             // There is room for one more.
-            ended.wakes |= unpark_one(&mut table);
-        }
-        self.finish(ended, Err(EIO));
+            ended.wakes |= unpark_one(table);
+        });
     }
 
     /// The object goes away: what waits for it fails, and the daemon is told to close its fd
     /// (`cachefiles_ondemand_clean_object()`). The second time, nothing happens.
     pub(crate) fn drop_object(&self, object: &Arc<DemandObject>) {
-        self.happens(object, Event::Dropped, Err(EIO));
+        self.change(Err(EIO), |table, ended| {
+            self.happen(table, object, Event::Dropped, ended);
+        });
     }
 
     /// Waits until an object that was dropped has gone: the daemon has read its CLOSE, or has closed its
