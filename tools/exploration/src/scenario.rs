@@ -39,7 +39,7 @@ enum Cast {
     Four,
     /// One object is looked up and read twice.
     Alone,
-    /// Two open objects are read, one of them by a stream of new READs that never ends.
+    /// Two open objects are read, one of them by two streams of new READs that never end.
     Stream,
     /// One open object is read by two such streams, and once.
     Crowd,
@@ -246,7 +246,7 @@ impl Scenario {
             Cast::Lookup => [(0, true, 1), (1, true, 0), (1, false, 0)],
             Cast::Four => [(0, true, 1), (0, false, 1), (1, true, 0)],
             Cast::Alone => [(0, true, 1), (0, false, 1), (1, false, 0)],
-            Cast::Stream => [(0, false, ENDLESS), (1, false, 1), (1, false, 0)],
+            Cast::Stream => [(0, false, ENDLESS), (0, false, ENDLESS), (1, false, 1)],
             Cast::Crowd => [(0, false, ENDLESS), (0, false, ENDLESS), (0, false, 1)],
             Cast::Late => [(0, false, ENDLESS), (1, true, 1), (1, false, 0)],
             Cast::Remount => [(0, false, 1), (1, true, 1), (1, false, 0)],

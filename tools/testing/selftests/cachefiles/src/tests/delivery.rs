@@ -449,6 +449,8 @@ fn close_comes_before_the_next_open(lab: &Lab) -> Result<()> {
         mount,
     } = named(lab)?;
     let device = hand.device()?;
+    let told = blob.object_id;
+    let mut blob = Some(blob);
     mount.unmount_unread()?;
     let mounting = mounting(lab, "meta", "");
     thread::sleep(Duration::from_millis(300));
@@ -457,10 +459,17 @@ fn close_comes_before_the_next_open(lab: &Lab) -> Result<()> {
     loop {
         ensure!(Instant::now() < deadline, "no OPEN came");
         match device.next_request()? {
-            Some(Request::Close { object_id, .. }) => closed.push(object_id),
+            // On C an fd keeps the volume, and with that the mount waiting.
+            Some(request @ Request::Close { .. }) => {
+                closed.push(request.object_id());
+                if request.object_id() == told {
+                    blob = None;
+                }
+                hand.serve(&device, request);
+            }
             Some(request @ Request::Open { .. }) => {
                 ensure!(
-                    closed.len() == 2 && (closed.contains(&blob.object_id)),
+                    closed.len() == 2 && closed.contains(&told),
                     "an OPEN after the CLOSEs of {closed:?}"
                 );
                 hand.serve(&device, request);
