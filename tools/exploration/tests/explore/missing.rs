@@ -230,7 +230,7 @@ pub const MISSING: &[Missing] = &[
         rule: Rule::ParkedComesBack,
         row: "an OPEN for which there was no fd once is never delivered",
         scenario: "late: deliveries fail again and again",
-        bug: Bug::Stuck,
+        bug: Bug::Hang,
     },
     Missing {
         rule: Rule::WakeAfterRetry,
