@@ -11,7 +11,7 @@ use super::validity::Validity;
 use super::volume::Volume;
 use super::withdraw::{delete, let_go};
 use super::{inject, whole_blocks, Cache, BLOCK};
-use crate::ondemand::Answered;
+use crate::ondemand::Opener;
 use crate::protocol::command_error::Quoted;
 use crate::sys::dentry::Dentry;
 use crate::sys::errno::ESTALE;
@@ -143,8 +143,8 @@ fn ask_size(object: &Arc<Object>, found: Opened) -> Result {
     object.cache().requests().open(&object.demand, pending)
 }
 
-impl Answered for Deferred<Pending> {
-    fn answered(self: Arc<Self>, result: Result<u64>) {
+impl Opener for Deferred<Pending> {
+    fn opened(self: Arc<Self>, result: Result<u64>) {
         self.start(result);
     }
 }

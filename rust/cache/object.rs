@@ -77,7 +77,7 @@ impl Object {
             GFP_KERNEL,
         )?;
         object.seen(Seen::New);
-        slot.fill(object.clone(), false).map_err(|_| ENOMEM)?;
+        slot.fill(object.clone()).map_err(|_| ENOMEM)?;
         Ok(object)
     }
 

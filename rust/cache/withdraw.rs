@@ -55,8 +55,10 @@ pub(crate) fn withdraw_object(object: &Object) {
 /// Closes the object's file, if it has one.
 fn take_down(object: &Object) -> TakenDown {
     object.retire();
-    // Nobody waits for the daemon any more, so that only a worker can still be at it.
+    // No lookup waits for the daemon any more, so that only a worker can still be at it.
     object.backing.settled().wait();
+    // FS-Cache looks up a new cookie of these keys after this: the CLOSE comes before its OPEN.
+    object.cache().requests().wait_gone(&object.demand);
     let Some(open) = object.backing.take() else {
         return TakenDown::Gone;
     };

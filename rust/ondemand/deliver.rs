@@ -3,37 +3,44 @@
 //! Handing requests to the daemon: what a read of the device does.
 
 use super::anon_fd::AnonFd;
+use super::object::{DemandObject, Place};
 use super::request::Request;
-use super::rules::{self, Ask, Copied};
-use super::state::ObjectId;
-use super::table::RequestTable;
-use crate::protocol::message::{Body, Layout, Message, MSG_MAX, NO_FD, OPEN_WANT_CACHE_SIZE};
+use super::state::{Event, Fd, Message as Next, MsgId, Read};
+use super::table::{unpark_one, Ended, RequestTable, Requests};
+use crate::protocol::message::{Body, Layout, Message, MSG_MAX, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
 use crate::sys::errno::EMSGSIZE;
+use crate::sys::time::tick;
 use crate::sys::trace;
-use core::sync::atomic::Ordering;
+use crate::sys::work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::uaccess::UserSliceWriter;
+use kernel::workqueue::{impl_has_work, WorkItem};
 
-/// A request that was taken to be delivered: it is in the table, no longer new.
-struct Picked {
-    id: u32,
-    request: Arc<Request>,
-    /// The number that the message's header names.
-    object_id: u32,
-    /// The number of the object's fd in the daemon's table, if it has one.
-    fd: u32,
-    /// Whether it had been taken before.
-    again: bool,
+/// How long an OPEN for which the daemon has no fd waits, in milliseconds, unless one is closed.
+const RETRY: u32 = 250;
+
+/// A message that was taken to be delivered.
+enum Picked {
+    Open(MsgId),
+    Close(Fd),
+    Read {
+        fd: Fd,
+        id: MsgId,
+        request: Arc<Request>,
+        /// How far it was before.
+        was: Read,
+    },
 }
 
 impl RequestTable {
-    /// Gives the daemon the next request, in turn, and returns the message's length; 0 if there is
+    /// Gives the daemon a message of the object whose turn it is, and returns its length; 0 if there is
     /// none (`cachefiles_ondemand_daemon_read()`).
     ///
-    /// `EMSGSIZE` if the message does not fit, `EFAULT` if it cannot be copied, `EMFILE`, `ENFILE` or
-    /// `ENOMEM` if no fd can be made: the request is new again, in its next turn, and no fd was made.
+    /// `EMSGSIZE` if the message does not fit, or `EFAULT` if it cannot be copied: the object has its
+    /// turn again after all others. `EMFILE`, `ENFILE` or `ENOMEM` if no fd can be made: it has its turn
+    /// once a fd of the session is closed, or in a moment. In neither case is an fd left.
     /// `keep` is held by a new anonymous fd.
     pub(crate) fn deliver(
         self: &Arc<Self>,
@@ -41,122 +48,130 @@ impl RequestTable {
         keep: impl FnOnce() -> Arc<dyn Send + Sync>,
         out: UserSliceWriter,
     ) -> Result<usize> {
-        let Some(picked) = self.pick(layout, out.len())? else {
+        let Some((object, picked)) = self.pick(layout, out.len())? else {
             return Ok(0);
         };
-        let delivered = match picked.request.ask {
-            Ask::Open { .. } => self.deliver_open(&picked, layout, keep, out),
-            _ => self.deliver_plain(&picked, layout, out),
+        let delivered = match picked {
+            Picked::Open(_) => self.deliver_open(&object, &picked, layout, keep(), out),
+            _ => self.deliver_plain(&object, &picked, layout, out),
         };
-        if delivered.is_err() {
-            self.put_back(&picked);
-        }
-        delivered
+        delivered.inspect_err(|&error| {
+            let no_fd = matches!(picked, Picked::Open(_)) && error != EFAULT && error != EMSGSIZE;
+            self.put_back(&object, &picked, no_fd);
+        })
     }
 
-    /// Takes the next request whose message fits into `room` bytes.
-    fn pick(&self, layout: Layout, room: usize) -> Result<Option<Picked>> {
-        // Whoever stores one now wakes the pollers afterwards.
-        if !self.reqs.has_marked() {
-            return Ok(None);
-        }
+    /// Whether a read of the device would return a message.
+    pub(crate) fn has_deliverable(&self) -> bool {
+        !self.lock().lock().ready.is_empty()
+    }
+
+    /// Takes the next message of the first object, if it fits into `room` bytes.
+    fn pick(&self, layout: Layout, room: usize) -> Result<Option<(Arc<DemandObject>, Picked)>> {
         let mut table = self.lock().lock();
-        let from = table.next_delivery;
-        let found = match self.next_deliverable(&mut table, from) {
-            None if from > 0 => self.next_deliverable(&mut table, 0),
-            found => found,
-        };
-        let Some((id, request, object_id)) = found else {
+        let Some((object, picked)) = next(&table) else {
             return Ok(None);
         };
-        let picked = Picked {
-            id,
-            object_id,
-            // Under the lock that says that it is this one: another OPEN may make another one.
-            fd: request.object.fd.load(Ordering::Relaxed),
-            again: request.progress.access(&table).taken,
-            request,
-        };
-        let need = picked.message(0, 0).encoded_len(layout);
+        let need = picked
+            .message(&object, Fd::default(), 0)
+            .encoded_len(layout);
         if !need.is_some_and(|need| need <= room && need <= MSG_MAX) {
-            // The table's own reference keeps the request; ours goes after the lock.
-            drop(table);
+            // No edge for this: a daemon would try again and again.
+            object.set_place(&mut table, Place::Ready);
             return Err(EMSGSIZE);
         }
-        self.reqs.unmark(id);
-        table.next_delivery = id.wrapping_add(1);
-        picked.request.progress.access_mut(&mut table).taken = true;
-        Ok(Some(picked))
+        object.set_place(&mut table, Place::Idle);
+        if let Picked::Read { request, .. } = &picked {
+            request.set(&mut table, Read::Taken);
+        }
+        // This ends nothing.
+        let _ = self.happen(&mut table, &object, Event::Taken, &mut Ended::default());
+        Ok(Some((object, picked)))
     }
 
-    /// Makes a picked request new again, unless it is over. Its turn has been: one for which there
-    /// is no fd, again and again, does not hold up those that could be delivered.
-    fn put_back(&self, picked: &Picked) {
-        let mut table = self.lock().lock();
-        if self.holds(&table, picked.id, &picked.request) {
-            self.reqs.mark(picked.id);
-            picked.request.progress.access_mut(&mut table).taken = picked.again;
+    /// Makes a message new again that the daemon has not got, unless it is over.
+    fn put_back(self: &Arc<Self>, object: &Arc<DemandObject>, picked: &Picked, no_fd: bool) {
+        let retries = self.change(Err(EIO), |table, ended| {
+            match picked {
+                Picked::Open(id) | Picked::Close(Fd { next: id, .. }) => {
+                    self.happen(table, object, Event::NotCopied(*id), ended);
+                }
+                Picked::Read { request, was, .. } => {
+                    if request.progress.access(table).read == Read::Taken {
+                        request.set(table, *was);
+                        ended.wakes = object.settle(table);
+                    }
+                }
+            }
+            let parks = no_fd && core::mem::take(&mut ended.wakes);
+            if parks {
+                object.set_place(table, Place::Parked);
+            }
+            parks && !core::mem::replace(&mut table.retrying, true)
+        });
+        if retries {
+            work::enqueue(self.clone());
         }
-        drop(table);
-        self.pollers.wake();
     }
 
     fn deliver_plain(
         &self,
+        object: &Arc<DemandObject>,
         picked: &Picked,
         layout: Layout,
         mut out: UserSliceWriter,
     ) -> Result<usize> {
-        let len = copy(&picked.message(picked.fd, 0), layout, &mut out)?;
-        self.copied(picked, 0, NO_FD);
+        let message = picked.message(object, Fd::default(), 0);
+        let len = copy(&message, layout, &mut out)?;
+        self.change(Err(EIO), |table, ended| {
+            table.last_read = Some(tick());
+            if let Picked::Close(fd) = picked {
+                self.happen(table, object, Event::CloseCopied(fd.id), ended);
+            }
+        });
         Ok(len)
-    }
-
-    /// The message has been copied. `object_id` and `fd` are the numbers of an OPEN's file.
-    fn copied(&self, picked: &Picked, object_id: ObjectId, fd: u32) -> Copied {
-        let request = &picked.request;
-        let mut table = self.lock().lock();
-        let present = self.holds(&table, picked.id, request);
-        let state = request.object.state.access_mut(&mut table);
-        let copied = rules::copied(&request.ask, present, state, object_id);
-        let removed = match copied {
-            Copied::Over => self.reqs.remove(picked.id),
-            Copied::Publish => {
-                request.object.fd.store(fd, Ordering::Relaxed);
-                None
-            }
-            Copied::Again => {
-                self.reqs.mark(picked.id);
-                None
-            }
-            Copied::Stays | Copied::Void => None,
-        };
-        drop(table);
-        drop(removed);
-        copied
     }
 
     fn deliver_open(
         self: &Arc<Self>,
+        object: &Arc<DemandObject>,
         picked: &Picked,
         layout: Layout,
-        keep: impl FnOnce() -> Arc<dyn Send + Sync>,
+        keep: Arc<dyn Send + Sync>,
         mut out: UserSliceWriter,
     ) -> Result<usize> {
-        let object = &picked.request.object;
         // Everything that can fail comes before the copy, and the copy before the fd is visible.
         let file = Prepared::<AnonFd>::new()?;
-        let fd = file.fd();
-        let data = AnonFd::new(self, object, layout, keep())?;
-        let flags = open_flags(layout);
-        let message = Message {
-            object_id: data.id(),
-            ..picked.message(fd, flags)
+        let data = AnonFd::new(self, object, layout, keep)?;
+        let request = Request::new(self, object, None)?;
+        let slot = self.reqs.reserve()?;
+        let fd = Fd {
+            id: data.id(),
+            number: file.fd(),
+            next: slot.id(),
         };
-        trace::ondemand_open(object.debug_id, picked.id, data.id(), fd, flags);
+        let flags = open_flags(layout);
+        let message = picked.message(object, fd, flags);
+        trace::ondemand_open(object.debug_id, message.id, fd.id, fd.number, flags);
         let len = copy(&message, layout, &mut out)?;
-        if self.copied(picked, data.id(), fd) != Copied::Publish {
-            // A daemon that waits for an edge takes the 0 for the end, but there may be more.
+        let mut unused = None;
+        let published = self.change(Err(EIO), |table, ended| {
+            if let Err(given_back) = slot.fill(request) {
+                unused = Some(given_back);
+                return false;
+            }
+            let copied = Event::OpenCopied(message.id, fd);
+            let published = self.happen(table, object, copied, ended).is_some();
+            match published {
+                true => table.last_read = Some(tick()),
+                false => unused = self.reqs.remove(fd.next),
+            }
+            published
+        });
+        drop(unused);
+        if !published {
+            // It was over before. A daemon that waits for an edge takes the 0 for the end, but there
+            // may be more.
             self.pollers.wake();
             return Ok(0);
         }
@@ -165,23 +180,84 @@ impl RequestTable {
     }
 }
 
+impl_has_work! {
+    impl HasWork<Self> for RequestTable { self.retry }
+}
+
+impl WorkItem for RequestTable {
+    type Pointer = Arc<Self>;
+
+    /// Waits a moment, unless the table dies, and has what is parked delivered.
+    fn run(this: Arc<Self>) {
+        this.killed.wait_at_most(RETRY);
+        {
+            let mut table = this.lock().lock();
+            table.retrying = false;
+            while unpark_one(&mut table) {}
+        }
+        this.pollers.wake();
+    }
+}
+
+/// The next message of the object whose turn it is.
+fn next(table: &Requests) -> Option<(Arc<DemandObject>, Picked)> {
+    let object = table.ready.first()?.clone();
+    let demand = object.demand.access(table);
+    let read = demand.unread.first();
+    let picked = match demand.state.next_message(read.is_some())? {
+        Next::Open(id) => Picked::Open(id),
+        Next::Close(fd) => Picked::Close(fd),
+        Next::Read(fd) => {
+            let request = read?.clone();
+            let progress = request.progress.access(table);
+            Picked::Read {
+                fd,
+                id: progress.id,
+                was: progress.read,
+                request,
+            }
+        }
+    };
+    Some((object, picked))
+}
+
 impl Picked {
-    /// The message about the fd `fd`; `flags` are those of an OPEN.
-    fn message(&self, fd: u32, flags: u32) -> Message<'_> {
-        let object = &self.request.object;
-        Message {
-            id: self.id,
-            object_id: self.object_id,
-            body: match self.request.ask {
-                Ask::Open { .. } => Body::Open {
+    /// The message; `new` and `flags` are for an OPEN.
+    fn message<'a>(&self, object: &'a DemandObject, new: Fd, flags: u32) -> Message<'a> {
+        let (id, fd, body) = match *self {
+            Picked::Open(id) => {
+                let body = Body::Open {
                     volume_key: &object.volume_key,
                     cookie_key: &object.cookie_key,
-                    fd,
+                    fd: new.number,
                     flags,
-                },
-                Ask::Close(_) => Body::Close { fd },
-                Ask::Read { offset, len } => Body::Read { offset, len, fd },
-            },
+                };
+                (id, new, body)
+            }
+            Picked::Close(fd) => (fd.next, fd, Body::Close { fd: fd.number }),
+            Picked::Read {
+                fd,
+                id,
+                ref request,
+                ..
+            } => {
+                let (offset, len) = request.range.unwrap_or_default();
+                let fd_number = fd.number;
+                (
+                    id,
+                    fd,
+                    Body::Read {
+                        offset,
+                        len,
+                        fd: fd_number,
+                    },
+                )
+            }
+        };
+        Message {
+            id,
+            object_id: fd.id,
+            body,
         }
     }
 }

@@ -1,315 +1,364 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The life of an object's anonymous fd, as one pure state machine.
+//! What the daemon knows of an object, and what each event makes of it: [`State::on`].
 //!
-//! Pure core Rust: the module and the host's tests compile this same file. Every function takes an
-//! event and says what has to be done; nothing here does it.
+//! Pure core Rust: the module and the host's exploration compile this same file. Here it is decided,
+//! in `table.rs` and `deliver.rs` it is done, each decision and its consequences under one hold of
+//! `reqs_lock`. Never here: memory, who waits, or in which order objects are served.
 
 /// The number of an anonymous fd's life, never 0. It is new for each fd, also of the same object.
 pub type ObjectId = u32;
 
+/// The id of a message.
+pub type MsgId = u32;
+
+/// An anonymous fd that the daemon has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Fd {
+    /// Its number in messages.
+    pub id: ObjectId,
+    /// Its number in the daemon's file table.
+    pub number: u32,
+    /// The id of the next message about the object that is no READ: its CLOSE, or the OPEN after
+    /// the fd was lost. It is reserved with the fd, so that neither can fail for want of memory.
+    pub next: MsgId,
+}
+
 /// What the daemon knows of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
-    /// The daemon has no fd and was not asked to take one.
-    Closed,
-    /// An OPEN request is in the table.
+    /// It was not asked.
+    New,
+    /// It has no fd, and is not asked to take one.
+    Closed {
+        /// The id of the OPEN that will ask it.
+        next: MsgId,
+    },
+    /// An OPEN is in the table.
     Opening {
-        /// Whether the object was open before: its reads wait for this OPEN.
+        /// The id of the OPEN.
+        id: MsgId,
+        /// Whether the object was open before: its READs wait for this OPEN.
         again: bool,
-        /// How far the fd of this OPEN is.
-        fd: OpeningFd,
+        /// How far the OPEN is.
+        open: Open,
     },
-    /// The daemon has the fd and has answered the OPEN.
-    Open(ObjectId),
-    /// The daemon has refused the object but still holds the fd: no second one is made meanwhile.
-    Refused(ObjectId),
-    /// The daemon has not answered the OPEN in the time that it had, or has told another size than
-    /// before, and still holds the fd. It does not know that the object is not served.
-    Late(ObjectId),
-    /// The object goes away while the daemon, which has this fd, is about to answer the OPEN. The
-    /// answer is still taken, and then it is told to close the fd.
-    Orphaned(ObjectId),
-    /// The object goes away. Nothing leads out of here. The fd is that of a daemon that has to be
-    /// told, until it has closed it.
-    Dropped(Option<ObjectId>),
+    /// It has the fd and serves the object.
+    Open(Fd),
+    /// It has refused the object and still holds the fd: no second one is made meanwhile.
+    Refused(Fd),
+    /// It has answered the OPEN too late or with another size than before, and holds the fd. It
+    /// does not know that the object is not served.
+    Late(Fd),
+    /// The object goes away, but the daemon has this fd and has yet to answer the OPEN. The answer
+    /// is taken, and a CLOSE follows.
+    Orphaned {
+        /// The id of the OPEN.
+        id: MsgId,
+        /// The fd.
+        fd: Fd,
+    },
+    /// The object goes away, and the daemon has to be told to close this fd.
+    Closing {
+        /// The fd.
+        fd: Fd,
+        /// The CLOSE is just being copied.
+        copying: bool,
+    },
+    /// The object goes away, or the cache is dead. Nothing leads out of here.
+    Gone,
 }
 
-/// The fd of an OPEN request that is not answered yet.
+/// How far an OPEN is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum OpeningFd {
-    /// The request was not delivered.
-    None,
-    /// The daemon has the fd.
-    Held(ObjectId),
-    /// The daemon had the fd and has closed it.
-    Closed,
-}
-
-/// What an attempt to make the first fd finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantOpen {
-    /// Store an OPEN request.
-    Send,
-    /// The daemon has the fd already.
-    Already,
-    /// There will be none.
-    Never,
-}
-
-/// What a read that misses finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantRead {
-    /// Store the READ request; it is delivered when the object is open.
-    Store,
-    /// The fd is gone: store an OPEN request first, then come again.
-    Reopen,
-    /// The daemon will not serve it.
-    Never,
-}
-
-/// What the daemon says when it is asked to open an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// It serves the object.
-    Accepted,
-    /// It serves something of another size than before, which it takes for the object.
-    OtherSize,
-    /// It does not serve the object; or nothing, and nobody waits for it any more.
-    Refused,
-}
-
-/// What an answer to an OPEN request means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    /// The object is open now.
-    Open,
-    /// The object is gone: the daemon has to be told to close this fd.
-    Gone(ObjectId),
-    /// The object stays without a daemon. Reads that wait for it must fail if `again`.
-    Failed {
-        /// Whether the object had been open before.
-        again: bool,
-        /// The daemon meant to open it, but has closed the fd already.
-        fd_gone: bool,
+pub enum Open {
+    /// It is to be delivered.
+    Unread {
+        /// It was read before, and the fd lost with which this id was reserved.
+        lost: Option<MsgId>,
+    },
+    /// It is just being copied.
+    Copying {
+        /// As before.
+        lost: Option<MsgId>,
+        /// It is to be delivered again if the fd of this delivery is lost.
+        restored: bool,
+    },
+    /// The daemon has read it and holds the fd.
+    Held {
+        /// The fd.
+        fd: Fd,
+        /// It is to be delivered again if the fd is lost.
+        restored: bool,
+    },
+    /// The daemon has read it, and has closed the fd.
+    Lost {
+        /// The id that was reserved with the fd.
+        next: MsgId,
     },
 }
 
-/// Nobody waits for the answer.
-const UNHEARD: Answered = Answered::Failed {
-    again: false,
-    fd_gone: false,
-};
-
-/// What the end of an anonymous fd means.
+/// What can happen to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
-    /// The object is without an fd: unanswered reads are to be delivered again, after a new OPEN.
-    Closed,
-    /// The object is gone, and with the fd whoever would have answered its OPEN.
-    Orphaned,
-    /// Nothing depends on this fd.
-    Nothing,
+pub enum Event {
+    /// A lookup wants the daemon to take an fd, by an OPEN of this id.
+    Lookup(MsgId),
+    /// A read has met a hole.
+    Miss,
+    /// A delivery takes the object's [next message](State::next_message).
+    Taken,
+    /// The OPEN of this id was copied to the daemon, with this fd, which becomes visible now.
+    OpenCopied(MsgId, Fd),
+    /// The CLOSE of this fd was copied to the daemon.
+    CloseCopied(ObjectId),
+    /// The OPEN or CLOSE of this id could not be copied.
+    NotCopied(MsgId),
+    /// The daemon answers the OPEN of this id.
+    Answered {
+        /// The id that it names.
+        id: MsgId,
+        /// The size that it tells; `None` if it refuses the object.
+        size: Option<u64>,
+        /// The size that an object has that was open before.
+        known: u64,
+    },
+    /// A lookup has waited for too long.
+    Expired,
+    /// The last reference to the fd of this number is gone.
+    Released {
+        /// The number.
+        fd: ObjectId,
+        /// Whether READs of the object are in the table.
+        reads: bool,
+    },
+    /// The object goes away.
+    Dropped,
+    /// A daemon takes over what another one has read and not answered.
+    Restored,
+    /// The cache is dead.
+    Died,
 }
+
+/// What an event means for the READs of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Nothing.
+    Stay,
+    /// Those that were delivered are to be delivered again.
+    Again,
+    /// They fail.
+    Fail,
+}
+
+/// What is to be delivered of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The OPEN of this id.
+    Open(MsgId),
+    /// The CLOSE of this fd, whose id is that of the fd's next message.
+    Close(Fd),
+    /// A READ of the object that has this fd.
+    Read(Fd),
+}
+
+/// How far a READ is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Read {
+    /// It was never delivered.
+    Unread,
+    /// It was delivered, and is to be once more.
+    Again,
+    /// It is being delivered, or was.
+    Taken,
+    /// It is not in the table.
+    Over,
+}
+
+const UNREAD: Open = Open::Unread { lost: None };
 
 impl State {
-    /// The cache looks the object up and wants the daemon to have an fd.
-    pub fn want_open(&mut self) -> WantOpen {
-        match *self {
-            State::Closed => {
-                *self = State::Opening {
-                    again: false,
-                    fd: OpeningFd::None,
-                };
-                WantOpen::Send
-            }
-            State::Open(_) => WantOpen::Already,
-            State::Opening { .. }
-            | State::Refused(_)
-            | State::Late(_)
-            | State::Orphaned(_)
-            | State::Dropped(_) => WantOpen::Never,
-        }
-    }
-
-    /// A read has met a hole.
-    pub fn want_read(&self) -> WantRead {
-        match self {
-            State::Open(_) | State::Opening { again: true, .. } => WantRead::Store,
-            State::Closed => WantRead::Reopen,
-            State::Opening { again: false, .. }
-            | State::Refused(_)
-            | State::Late(_)
-            | State::Orphaned(_)
-            | State::Dropped(_) => WantRead::Never,
-        }
-    }
-
-    /// An OPEN request for a lost fd is about to be stored: true if it still has to be.
-    pub fn reopen(&mut self) -> bool {
-        if *self != State::Closed {
-            return false;
-        }
-        *self = State::Opening {
+    /// What `event` makes of the object. `None` if it means nothing in this state: then the caller is
+    /// refused, and nothing has changed.
+    #[must_use]
+    pub fn on(self, event: Event) -> Option<(State, Reads)> {
+        use Event as E;
+        use State as S;
+        let again = |id| S::Opening {
+            id,
             again: true,
-            fd: OpeningFd::None,
+            open: UNREAD,
         };
-        true
-    }
-
-    /// Whether an OPEN request of this object may be given to the daemon: never a second fd.
-    pub const fn may_deliver_open(&self) -> bool {
-        matches!(
-            self,
-            State::Opening {
-                fd: OpeningFd::None | OpeningFd::Closed,
-                ..
+        let closing = |fd| S::Closing { fd, copying: false };
+        Some(match (self, event) {
+            (S::New, E::Lookup(id)) => {
+                let open = UNREAD;
+                (
+                    S::Opening {
+                        id,
+                        again: false,
+                        open,
+                    },
+                    Reads::Stay,
+                )
             }
-        )
-    }
+            (_, E::Died) => (S::Gone, Reads::Fail),
 
-    /// The fd `id` goes to the daemon now, with its OPEN request. False if it may not.
-    #[must_use]
-    pub fn deliver_open(&mut self, id: ObjectId) -> bool {
-        if !self.may_deliver_open() {
-            return false;
-        }
-        if let State::Opening { fd, .. } = self {
-            *fd = OpeningFd::Held(id);
-        }
-        true
-    }
+            (S::Opening { again: true, .. }, E::Miss) => (self, Reads::Stay),
+            (S::Opening { id, again, open }, _) => return open.on(event, id, again),
 
-    /// The fd that a READ request of this object would be about; `None` if it has to wait.
-    pub const fn may_deliver_read(&self) -> Option<ObjectId> {
-        match *self {
-            State::Open(id) => Some(id),
-            _ => None,
-        }
-    }
+            (S::Closed { next }, E::Miss) => (again(next), Reads::Stay),
+            (S::New | S::Closed { .. } | S::Refused(_), E::Dropped) => (S::Gone, Reads::Fail),
 
-    /// Whether the OPEN request has been delivered, so that it can be answered.
-    pub const fn may_answer_open(&self) -> bool {
-        matches!(
-            self,
-            State::Orphaned(_)
-                | State::Opening {
-                    fd: OpeningFd::Held(_) | OpeningFd::Closed,
-                    ..
-                }
-        )
-    }
-
-    /// The OPEN request is over.
-    pub fn answer_open(&mut self, reply: Reply) -> Answered {
-        // Whoever refuses an object closes its fd by itself; all others have to be told.
-        let refused = reply == Reply::Refused;
-        let (again, fd) = match *self {
-            State::Opening { again, fd } => (again, fd),
-            State::Orphaned(_) if refused => {
-                *self = State::Dropped(None);
-                return UNHEARD;
+            (S::Open(_), E::Miss | E::Taken) => (self, Reads::Stay),
+            (S::Open(_), E::Restored) => (self, Reads::Again),
+            (
+                S::Open(fd),
+                E::Released {
+                    fd: of,
+                    reads: true,
+                },
+            ) if fd.id == of => (again(fd.next), Reads::Again),
+            (S::Open(fd) | S::Refused(fd) | S::Late(fd), E::Released { fd: of, .. })
+                if fd.id == of =>
+            {
+                (S::Closed { next: fd.next }, Reads::Stay)
             }
-            State::Orphaned(fd) => {
-                *self = State::Dropped(Some(fd));
-                return Answered::Gone(fd);
-            }
-            State::Closed
-            | State::Open(_)
-            | State::Refused(_)
-            | State::Late(_)
-            | State::Dropped(_) => {
-                return UNHEARD;
-            }
-        };
-        let OpeningFd::Held(id) = fd else {
-            *self = State::Closed;
-            return Answered::Failed {
-                again,
-                fd_gone: !refused,
-            };
-        };
-        *self = match reply {
-            Reply::Accepted => State::Open(id),
-            Reply::OtherSize => State::Late(id),
-            Reply::Refused => State::Refused(id),
-        };
-        match reply {
-            Reply::Accepted => Answered::Open,
-            Reply::OtherSize | Reply::Refused => Answered::Failed {
-                again,
-                fd_gone: false,
+            (S::Open(fd) | S::Late(fd), E::Dropped) => (closing(fd), Reads::Fail),
+
+            (S::Orphaned { id, fd }, E::Answered { id: of, size, .. }) if id == of => match size {
+                Some(_) => (closing(fd), Reads::Stay),
+                None => (S::Gone, Reads::Stay),
             },
-        }
+            // The daemon can neither answer any more nor has it to be told.
+            (S::Orphaned { fd, .. } | S::Closing { fd, .. }, E::Released { fd: of, .. })
+                if fd.id == of =>
+            {
+                (S::Gone, Reads::Stay)
+            }
+
+            // `restore` does not repeat a CLOSE that is being copied: the number may be another file's.
+            (S::Closing { fd, copying: false }, E::Taken) => {
+                (S::Closing { fd, copying: true }, Reads::Stay)
+            }
+            (S::Closing { fd, .. }, E::CloseCopied(of)) if fd.id == of => (S::Gone, Reads::Stay),
+            (S::Closing { fd, .. }, E::NotCopied(of)) if fd.next == of => {
+                (closing(fd), Reads::Stay)
+            }
+            _ => return None,
+        })
     }
 
-    /// The time for an answer to the OPEN request is over.
-    pub fn expire_open(&mut self) {
-        if let State::Opening { fd, .. } = *self {
-            *self = match fd {
-                OpeningFd::Held(id) => State::Late(id),
-                OpeningFd::None | OpeningFd::Closed => State::Closed,
-            };
-        }
-    }
-
-    /// The last reference to the anonymous fd `id` is gone.
-    pub fn fd_released(&mut self, id: ObjectId) -> Released {
-        match *self {
-            State::Open(held) if held == id => {
-                *self = State::Closed;
-                Released::Closed
-            }
-            State::Refused(held) | State::Late(held) if held == id => {
-                *self = State::Closed;
-                Released::Nothing
-            }
-            State::Opening {
-                again,
-                fd: OpeningFd::Held(held),
-            } if held == id => {
-                *self = State::Opening {
-                    again,
-                    fd: OpeningFd::Closed,
-                };
-                Released::Nothing
-            }
-            State::Orphaned(held) if held == id => {
-                *self = State::Dropped(None);
-                Released::Orphaned
-            }
-            State::Dropped(Some(held)) if held == id => {
-                *self = State::Dropped(None);
-                Released::Nothing
-            }
-            _ => Released::Nothing,
-        }
-    }
-
-    /// The object goes away. The fd whose holder has to be told now, once.
-    #[must_use]
-    pub fn drop_object(&mut self) -> Option<ObjectId> {
-        let (next, told) = match *self {
-            // Who is late was not told that the object is not wanted, and may keep the fd for ever.
-            State::Open(id) | State::Late(id) => (State::Dropped(Some(id)), Some(id)),
-            State::Opening {
-                fd: OpeningFd::Held(id),
-                ..
-            } => (State::Orphaned(id), None),
-            State::Closed | State::Opening { .. } | State::Refused(_) => {
-                (State::Dropped(None), None)
-            }
-            gone @ (State::Orphaned(_) | State::Dropped(_)) => (gone, None),
-        };
-        *self = next;
-        told
-    }
-
-    /// The fd whose holder has to be told, with a CLOSE request, that the object is gone.
-    pub const fn to_close(self) -> Option<ObjectId> {
+    /// What can be delivered now; `reads`: whether the object has READs that are to be delivered.
+    pub const fn next_message(self, reads: bool) -> Option<Message> {
         match self {
-            State::Dropped(fd) => fd,
+            State::Opening {
+                id,
+                open: Open::Unread { .. },
+                ..
+            } => Some(Message::Open(id)),
+            State::Closing { fd, copying: false } => Some(Message::Close(fd)),
+            State::Open(fd) if reads => Some(Message::Read(fd)),
             _ => None,
         }
+    }
+
+    /// The ids that are taken for OPENs and the CLOSE of the object. One that the state does not
+    /// name any more is free.
+    pub const fn ids(self) -> [Option<MsgId>; 2] {
+        match self {
+            State::New | State::Gone => [None, None],
+            State::Closed { next } => [Some(next), None],
+            State::Opening { id, open, .. } => match open {
+                Open::Unread { lost } | Open::Copying { lost, .. } => [Some(id), lost],
+                Open::Held { fd, .. } => [Some(id), Some(fd.next)],
+                Open::Lost { next } => [Some(id), Some(next)],
+            },
+            State::Open(fd) | State::Refused(fd) | State::Late(fd) | State::Closing { fd, .. } => {
+                [Some(fd.next), None]
+            }
+            State::Orphaned { id, fd } => [Some(id), Some(fd.next)],
+        }
+    }
+
+    /// Whether a lookup waits for the answer to the object's first OPEN.
+    pub const fn is_looked_up(self) -> bool {
+        matches!(self, State::Opening { again: false, .. })
+    }
+}
+
+impl Open {
+    /// The same for an object whose OPEN, of this `id`, is in the table.
+    fn on(self, event: Event, id: MsgId, again: bool) -> Option<(State, Reads)> {
+        use Event as E;
+        use Open as O;
+        let to = |open| (State::Opening { id, again, open }, Reads::Stay);
+        let closed = |next| State::Closed { next };
+        Some(match (self, event) {
+            (O::Unread { lost }, E::Taken) => to(O::Copying {
+                lost,
+                restored: false,
+            }),
+            (O::Copying { restored, .. }, E::OpenCopied(of, fd)) if id == of => {
+                to(O::Held { fd, restored })
+            }
+            (O::Copying { lost, .. }, E::NotCopied(of)) if id == of => to(O::Unread { lost }),
+
+            (
+                O::Held { fd, .. },
+                E::Answered {
+                    id: of,
+                    size,
+                    known,
+                },
+            ) if id == of => match size {
+                Some(size) if again && size != known => (State::Late(fd), Reads::Fail),
+                Some(_) => (State::Open(fd), Reads::Stay),
+                // A daemon that refuses an object closes the fd by itself.
+                None => (State::Refused(fd), Reads::Fail),
+            },
+            // What was never read, and so has lost nothing, cannot be meant.
+            (
+                O::Lost { next }
+                | O::Unread { lost: Some(next) }
+                | O::Copying {
+                    lost: Some(next), ..
+                },
+                E::Answered { id: of, .. },
+            ) if id == of => (closed(next), Reads::Fail),
+
+            // The id of what was read is not used again: the answer may be under way.
+            (O::Unread { lost } | O::Copying { lost, .. }, E::Expired) if !again => {
+                (closed(lost.unwrap_or(id)), Reads::Stay)
+            }
+            (O::Held { fd, .. }, E::Expired) if !again => (State::Late(fd), Reads::Stay),
+            (O::Lost { next }, E::Expired) if !again => (closed(next), Reads::Stay),
+
+            (O::Held { fd, restored }, E::Released { fd: of, .. }) if fd.id == of => {
+                match (restored, fd.next) {
+                    (true, next) => to(O::Unread { lost: Some(next) }),
+                    (false, next) => to(O::Lost { next }),
+                }
+            }
+
+            (O::Held { fd, .. }, E::Dropped) => (State::Orphaned { id, fd }, Reads::Fail),
+            (_, E::Dropped) => (State::Gone, Reads::Fail),
+
+            // There is never a second fd: it is delivered again once the first is released.
+            (O::Held { fd, .. }, E::Restored) => to(O::Held { fd, restored: true }),
+            (O::Copying { lost, .. }, E::Restored) => to(O::Copying {
+                lost,
+                restored: true,
+            }),
+            (O::Lost { next }, E::Restored) => to(O::Unread { lost: Some(next) }),
+            _ => return None,
+        })
+    }
+}
+
+impl Read {
+    /// Whether an answer can be meant for this READ. `own`: it is about the object whose fd the
+    /// answer came through, if it came through one.
+    pub const fn may_be_answered(self, own: bool) -> bool {
+        own && matches!(self, Read::Taken | Read::Again)
     }
 }

@@ -207,8 +207,7 @@ long cfrs_wait_killable_ms(struct completion *done, unsigned int ms)
 }
 
 /*
- * XArray.  The one mark in use is XA_MARK_1: an allocating array keeps
- * XA_MARK_0 for itself.
+ * XArray.
  */
 void cfrs_xa_init(struct xarray *xa, bool from_one)
 {
@@ -234,37 +233,14 @@ int cfrs_xa_reserve_cyclic(struct xarray *xa, u32 *id, u32 min, u32 max,
 	return ret < 0 ? ret : 0;
 }
 
-int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry,
-			   bool mark)
+int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry)
 {
-	void *old;
-
-	xa_lock(xa);
-	old = __xa_store(xa, id, entry, GFP_NOWAIT);
-	if (mark && !xa_is_err(old))
-		__xa_set_mark(xa, id, XA_MARK_1);
-	xa_unlock(xa);
-	return xa_err(old);
+	return xa_err(xa_store(xa, id, entry, GFP_NOWAIT));
 }
 
-bool cfrs_xa_has_marked(const struct xarray *xa)
+void *cfrs_xa_find(struct xarray *xa, unsigned long *id)
 {
-	return READ_ONCE(xa->xa_flags) & XA_FLAGS_MARK(XA_MARK_1);
-}
-
-void cfrs_xa_set_mark(struct xarray *xa, unsigned long id)
-{
-	xa_set_mark(xa, id, XA_MARK_1);
-}
-
-void cfrs_xa_clear_mark(struct xarray *xa, unsigned long id)
-{
-	xa_clear_mark(xa, id, XA_MARK_1);
-}
-
-void *cfrs_xa_find(struct xarray *xa, unsigned long *id, bool marked)
-{
-	return xa_find(xa, id, ULONG_MAX, marked ? XA_MARK_1 : XA_PRESENT);
+	return xa_find(xa, id, ULONG_MAX, XA_PRESENT);
 }
 
 /*

@@ -60,12 +60,8 @@ void cfrs_xa_lock(struct xarray *xa);
 void cfrs_xa_unlock(struct xarray *xa);
 int cfrs_xa_reserve_cyclic(struct xarray *xa, u32 *id, u32 min, u32 max,
 			   u32 *next);
-int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry,
-			   bool mark);
-bool cfrs_xa_has_marked(const struct xarray *xa);
-void cfrs_xa_set_mark(struct xarray *xa, unsigned long id);
-void cfrs_xa_clear_mark(struct xarray *xa, unsigned long id);
-void *cfrs_xa_find(struct xarray *xa, unsigned long *id, bool marked);
+int cfrs_xa_store_reserved(struct xarray *xa, unsigned long id, void *entry);
+void *cfrs_xa_find(struct xarray *xa, unsigned long *id);
 
 /* credentials and security */
 const struct cred *cfrs_override_creds(const struct cred *new);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! XArrays of counted references under numbers that are given out in turn, with one mark.
+//! XArrays of counted references under numbers that are given out in turn.
 //!
-//! The kernel crate's XArray (where there is one) has neither marks nor cyclic allocation.
+//! The kernel crate's XArray (where there is one) has no cyclic allocation.
 
 use super::bindings;
 use core::cell::UnsafeCell;
@@ -89,26 +89,15 @@ impl<T: Send + Sync> XArray<T> {
         Some(unsafe { Arc::from_raw(entry.cast()) })
     }
 
-    /// Marks the entry at `id`, if there is one.
-    pub(crate) fn mark(&self, id: u32) {
-        // SAFETY: The array is initialised.
-        unsafe { bindings::cfrs_xa_set_mark(self.inner.get(), index(id)) }
-    }
-
-    /// Takes the mark from the entry at `id`.
-    pub(crate) fn unmark(&self, id: u32) {
-        // SAFETY: The array is initialised.
-        unsafe { bindings::cfrs_xa_clear_mark(self.inner.get(), index(id)) }
-    }
-
     /// The first entry at `from` or later.
     pub(crate) fn next(&self, from: u32) -> Option<(u32, Arc<T>)> {
-        self.find(from, false)
-    }
-
-    /// The first marked entry at `from` or later.
-    pub(crate) fn next_marked(&self, from: u32) -> Option<(u32, Arc<T>)> {
-        self.find(from, true)
+        let mut found = index(from);
+        let _locked = self.lock();
+        // SAFETY: The array is initialised and `found` is writable.
+        let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found) };
+        // SAFETY: By the type invariant, and no one can remove it while the lock is held.
+        let entry = unsafe { clone_entry(entry) }?;
+        Some((u32::try_from(found).ok()?, entry))
     }
 
     /// Whether there is no entry.
@@ -122,29 +111,13 @@ impl<T: Send + Sync> XArray<T> {
         let _locked = self.lock();
         let mut found = index(from);
         // SAFETY: The array is initialised and `found` is writable.
-        let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found, false) };
+        let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found) };
         if entry.is_null() {
             return None;
         }
         // SAFETY: A `T` by the type invariant, and no one can remove it while the lock is held.
         f(unsafe { &*entry.cast_const().cast::<T>() });
         u32::try_from(found).ok()
-    }
-
-    fn find(&self, from: u32, marked: bool) -> Option<(u32, Arc<T>)> {
-        let mut found = index(from);
-        let _locked = self.lock();
-        // SAFETY: The array is initialised and `found` is writable.
-        let entry = unsafe { bindings::cfrs_xa_find(self.inner.get(), &mut found, marked) };
-        // SAFETY: By the type invariant, and no one can remove it while the lock is held.
-        let entry = unsafe { clone_entry(entry) }?;
-        Some((u32::try_from(found).ok()?, entry))
-    }
-
-    /// Whether any entry is marked. Without a lock of ours it may be wrong by the time it is told.
-    pub(crate) fn has_marked(&self) -> bool {
-        // SAFETY: The array is initialised; reads one word that changes at any time.
-        unsafe { bindings::cfrs_xa_has_marked(self.inner.get()) }
     }
 
     fn lock(&self) -> XaLock<'_> {
@@ -204,21 +177,16 @@ pub(crate) struct Reservation<'a, T: Send + Sync> {
 }
 
 impl<T: Send + Sync> Reservation<'_, T> {
-    /// Stores `entry` under the number, marked or not. Does not sleep. On failure the entry comes
+    /// Stores `entry` under the number. Does not sleep. On failure the entry comes
     /// back, to be dropped where sleeping is allowed.
-    pub(crate) fn fill(self, entry: Arc<T>, marked: bool) -> Result<u32, Arc<T>> {
+    pub(crate) fn fill(self, entry: Arc<T>) -> Result<u32, Arc<T>> {
         let id = self.id;
         let array = self.array;
         let raw = Arc::into_raw(entry);
         // INVARIANT: A pointer from `into_raw` whose reference goes to the array.
         // SAFETY: The array is initialised. The slot exists, so that nothing is allocated.
         let ret = unsafe {
-            bindings::cfrs_xa_store_reserved(
-                array.inner.get(),
-                index(id),
-                raw.cast_mut().cast(),
-                marked,
-            )
+            bindings::cfrs_xa_store_reserved(array.inner.get(), index(id), raw.cast_mut().cast())
         };
         if ret != 0 {
             // SAFETY: The array has not taken it, so the reference is still ours.

@@ -5,10 +5,9 @@
 //! Lives here: what is wrong with a state of the world as a whole. What is wrong with a step is
 //! noticed by the step, in `table.rs` and `daemon.rs`, and kept in the state.
 
-use crate::ondemand::rules::Ask;
-use crate::ondemand::state::State;
+use crate::ondemand::state::{Open, Read, State};
 use crate::table::Table;
-use crate::world::{At, Fd, Lookup, Who, World, OBJECTS};
+use crate::world::{At, Held, Lookup, Place, World, OBJECTS};
 use stateright::Property;
 
 macro_rules! bugs {
@@ -34,13 +33,13 @@ macro_rules! bugs {
 }
 
 bugs! {
-    /// Somebody waits for what cannot come.
+    /// A task waits for what cannot come.
     Hang: "nobody waits for what cannot come",
-    /// A request is in the table for ever, though nobody waits for it.
+    /// A request is in the table for ever, though no task waits for it.
     Stuck: "no request stays that nobody can end",
-    /// Somebody waits though the cache is dead.
+    /// A task waits though the cache is dead.
     HangWhenDead: "nobody waits once the daemon is gone",
-    /// Somebody waits though it is killed.
+    /// A task waits though it is killed.
     Unkillable: "who is killed does not wait",
     /// A request that is over was finished once more.
     AnsweredTwice: "no request is answered twice",
@@ -54,8 +53,6 @@ bugs! {
     WrongObject: "no request is answered through another object's fd",
     /// A request was answered that nobody had been told of.
     AnsweredUnread: "no request is answered that was not delivered",
-    /// A request failed because of what happened to another object.
-    FailedForAnother: "no request fails for another object's sake",
     /// An object has two fds.
     TwoFds: "no object has two fds",
     /// There is an fd that no message has told.
@@ -66,8 +63,6 @@ bugs! {
     FdOfDead: "no fd is made for a dead object",
     /// An object counts as open, but its fd is gone.
     OpenWithoutFd: "no object is open without an fd",
-    /// An object is open, and an OPEN about it is in the table.
-    OpenAndOpening: "no object is both open and reopening",
     /// A READ was delivered about an object that is not open.
     ReadOfClosed: "no READ is delivered unless its object is open",
     /// An object is opened again with another size.
@@ -78,8 +73,12 @@ bugs! {
     CloseOfGone: "no CLOSE is delivered about an fd that is gone",
     /// A daemon keeps the fd of an object that is gone, and nobody will tell it.
     KeptFd: "no daemon is left with the fd of a dead object",
-    /// A request that could be delivered was passed over too often.
-    Starved: "no request is passed over again and again",
+    /// What could be delivered was passed over too often.
+    Starved: "what could be delivered is, after at most as many deliveries as there are objects",
+    /// An OPEN for which there was no fd is tried again at once.
+    Spins: "a daemon without fds is not kept busy",
+    /// The OPEN of new keys was delivered before the CLOSE of the same.
+    OpenBeforeClose: "the CLOSE of an object comes before the next OPEN of its keys",
     /// There is something to read, and the daemon sleeps.
     LostWakeUp: "no wake-up is lost",
 }
@@ -95,121 +94,118 @@ pub fn properties() -> Vec<Property<Table>> {
 
 /// What is wrong with the world as it is.
 pub fn examine(table: &Table, world: &World) -> Option<Bug> {
-    for object in 0..OBJECTS {
-        let state = world.objects[object].state;
-        let opens = world
-            .entries()
-            .filter(|(_, entry)| entry.object == object && matches!(entry.ask, Ask::Open { .. }))
-            .count();
-        if let State::Open(fd) = state {
-            if opens > 0 {
-                return Some(Bug::OpenAndOpening);
-            }
-            if !world.fd_lives(fd, object) {
+    for (o, object) in world.objects.iter().enumerate() {
+        if let State::Open(fd) = object.state {
+            if !world.fd_lives(fd.id, o) {
                 return Some(Bug::OpenWithoutFd);
             }
         }
-        if opens > 1 {
-            return Some(Bug::OpenAndOpening);
-        }
-        if world.fds.iter().filter(|fd| fd.object == object).count() > 1 {
+        if world.fds.iter().filter(|fd| fd.object == o).count() > 1 {
             return Some(Bug::TwoFds);
+        }
+        if usize::from(object.passed) >= OBJECTS {
+            return Some(Bug::Starved);
         }
     }
     if !world.dead && world.fds.iter().any(|fd| is_kept(table, world, *fd)) {
         return Some(Bug::KeptFd);
     }
-    for (t, task) in world.tasks.iter().enumerate() {
-        let who = match task.at {
-            At::Waits(_) => Who::Task(t, task.done),
-            At::Looks => Who::Lookup(task.object),
-            _ => continue,
+    for task in &world.tasks {
+        let goes_on = match task.at {
+            At::Waits => read_goes_on(table, world, task.object, task.serial, task.read),
+            At::Looks if world.objects[task.object].lookup == Lookup::Asked => {
+                goes_on(table, world, task.object)
+            }
+            _ => true,
         };
-        if task.killed {
+        if task.killed && matches!(task.at, At::Waits | At::Looks) {
             return Some(Bug::Unkillable);
         }
-        let lookup = world.objects[task.object].lookup;
-        if task.at == At::Looks && lookup != Lookup::Asked {
-            continue;
-        }
-        if world.dead {
+        let waits = match task.at {
+            At::Waits => true,
+            At::Looks => world.objects[task.object].lookup == Lookup::Asked,
+            _ => false,
+        };
+        if world.dead && waits {
             return Some(Bug::HangWhenDead);
         }
-        let own = world.entries().find(|(_, entry)| entry.who == who);
-        if own.is_none_or(|(id, _)| !can_go_on(table, world, id)) {
+        if !goes_on {
             return Some(Bug::Hang);
         }
+        if task.passed > Table::PATIENCE {
+            return Some(Bug::Starved);
+        }
     }
-    if world.entries().any(|(id, _)| !can_go_on(table, world, id)) {
+    if (0..OBJECTS).any(|o| !goes_on(table, world, o)) {
         return Some(Bug::Stuck);
     }
-    let idle = world.reading.iter().all(Option::is_none)
-        && world.objects.iter().all(|object| object.to_reopen == 0);
-    if idle && !world.awake && !world.edge && table.next_deliverable(world, 0).is_some() {
+    let idle = world.reading.iter().all(Option::is_none);
+    if idle && !world.awake && !world.ready.is_empty() {
         return Some(Bug::LostWakeUp);
-    }
-    if world
-        .entries()
-        .any(|(_, entry)| entry.passed > table.patience)
-    {
-        return Some(Bug::Starved);
     }
     None
 }
 
 /// Whether a daemon that lives has this fd of an object that is gone, no reason to close it, and is not
 /// going to be told one.
-fn is_kept(table: &Table, world: &World, fd: Fd) -> bool {
+fn is_kept(table: &Table, world: &World, fd: Held) -> bool {
     let object = &world.objects[fd.object];
-    if !object.dropped || table.closes(world, fd) {
-        return false;
-    }
-    let comes = world.entries().any(|(id, entry)| {
-        let tells = !matches!(entry.ask, Ask::Read { .. });
-        entry.object == fd.object && tells && can_go_on(table, world, id)
-    });
-    object.to_close.is_none() && !comes
+    let comes = matches!(object.state, State::Closing { .. } | State::Orphaned { .. });
+    object.dropped && !table.closes(world, fd) && !(comes && goes_on(table, world, fd.object))
 }
 
-/// Whether something that is bound to happen, or that a willing daemon can do, leads on from the
-/// request `id`.
-fn can_go_on(table: &Table, world: &World, id: usize) -> bool {
-    let Some(entry) = world.slots[id] else {
-        return false;
-    };
-    let state = world.objects[entry.object].state;
-    let being_read = world
+/// Whether a thread reads, or the daemon has read and can answer, the request of this number.
+fn is_known(table: &Table, world: &World, serial: u32) -> bool {
+    let reads = world
         .reading
         .iter()
         .flatten()
-        .any(|reading| reading.who == entry.who);
-    if being_read || (entry.new && table.rules.may_deliver(&entry.ask, &state).is_some()) {
-        return true;
-    }
-    let told = table.stray || world.messages.iter().any(|told| told.who == entry.who);
+        .any(|reading| reading.serial == serial);
+    reads || table.stray || world.messages.iter().any(|told| told.serial == serial)
+}
+
+/// Whether something that is bound to happen, or that a willing daemon can do, leads on from the OPEN or
+/// the CLOSE of an object, if it has one.
+fn goes_on(table: &Table, world: &World, o: usize) -> bool {
+    let object = &world.objects[o];
     // The fds of a daemon that is gone are bound to be closed.
-    let fd_goes = world
-        .fds
-        .iter()
-        .any(|fd| fd.object == entry.object && fd.old);
-    match entry.ask {
-        Ask::Open { .. } => (told && state.may_answer_open()) || (entry.new && fd_goes),
-        Ask::Read { .. } => match state {
-            State::Open(_) => (told && entry.taken) || fd_goes,
-            State::Opening { again: true, .. } => world.entries().any(|(open, other)| {
-                other.object == entry.object
-                    && matches!(other.ask, Ask::Open { .. })
-                    && can_go_on(table, world, open)
-            }),
-            State::Closed => {
-                world.objects[entry.object].to_reopen > 0
-                    || world
-                        .tasks
-                        .iter()
-                        .any(|task| task.object == entry.object && task.at == At::Reopens)
+    let fd_goes = world.fds.iter().any(|fd| fd.object == o && fd.old);
+    let being_read = || {
+        let mut reading = world.reading.iter().flatten();
+        reading.any(|reading| reading.object == o && reading.read.is_none())
+    };
+    let in_turn = match object.place {
+        Place::Ready => world.ready.contains(&o),
+        Place::Parked => world.parked.contains(&o) && world.retrying,
+        Place::Idle => false,
+    };
+    match object.state {
+        State::Opening { open, .. } => match open {
+            Open::Unread { .. } => in_turn,
+            Open::Copying { .. } => being_read(),
+            Open::Held { restored, .. } => {
+                is_known(table, world, object.serial) || (restored && fd_goes)
             }
-            _ => false,
+            Open::Lost { .. } => is_known(table, world, object.serial),
         },
-        Ask::Close(_) => false,
+        State::Orphaned { .. } => is_known(table, world, object.serial) || fd_goes,
+        State::Closing { copying, .. } => in_turn || (copying && being_read()) || fd_goes,
+        _ => true,
+    }
+}
+
+/// The same from a READ.
+fn read_goes_on(table: &Table, world: &World, o: usize, serial: u32, read: Read) -> bool {
+    match world.objects[o].state {
+        State::Open(_) => match read {
+            Read::Unread | Read::Again => world.ready.contains(&o),
+            Read::Taken => {
+                is_known(table, world, serial)
+                    || world.fds.iter().any(|fd| fd.object == o && fd.old)
+            }
+            Read::Over => false,
+        },
+        State::Opening { again: true, .. } => read != Read::Taken && goes_on(table, world, o),
+        _ => false,
     }
 }

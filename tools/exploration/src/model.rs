@@ -7,22 +7,17 @@
 
 use crate::daemon::Answer;
 use crate::invariant::{examine, properties};
-use crate::ondemand::rules::{Ask, Event};
-use crate::ondemand::state::{ObjectId, State};
+use crate::ondemand::state::{Fd, Message, MsgId, ObjectId, Read, State};
 use crate::rule::Rule;
 use crate::table::Table;
-use crate::world::{At, Budget, Fd, Lookup, Object, Phase, Task, World, IDS, OBJECTS, SIZE};
+use crate::world::{At, Budget, Held, Lookup, Object, Place, Task, Told, World, ENDLESS, OBJECTS};
 use stateright::{Model, Property};
 
 /// What can happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A task stores its request, or learns that it need not or must not.
+    /// A task stores its request, or learns that it must not.
     Ask(usize),
-    /// A task that found the fd gone stores an OPEN.
-    Reopen(usize),
-    /// It has no memory for that.
-    ReopenFails(usize),
     /// A task that waits is killed.
     Kill(usize),
     /// A task has waited for too long.
@@ -31,32 +26,34 @@ pub enum Step {
     Settle(usize),
     /// It has to give it up though the daemon has accepted it.
     SettleFails(usize),
-    /// A daemon's thread takes a request to deliver.
+    /// A daemon's thread takes a message to deliver.
     Pick(usize),
     /// The copy to the daemon fails.
     CopyFails(usize),
+    /// There is no fd for an OPEN.
+    NoFd(usize),
     /// The copy to the daemon works, and the thread looks again and tells the state.
     CopyWorks(usize),
     /// The fd becomes visible.
     Publish(usize),
-    /// The daemon answers the message or, if it is a stray, the id.
-    Copen(usize, Answer),
-    /// The daemon answers the message, or if it is a stray the id, through an fd of the object.
-    Cread(usize, usize),
+    /// A worker has what is parked tried again.
+    Retry,
+    /// The daemon answers this id as an OPEN.
+    Copen(MsgId, Option<Told>, Answer),
+    /// The daemon answers this id as a READ, through an fd of the object.
+    Cread(MsgId, Option<Told>, usize),
     /// An fd is closed.
-    CloseFd(ObjectId),
-    /// Who closed it stores an OPEN for the reads that wait.
-    ReleaseReopens(usize),
-    /// Who closed it has no memory for that.
-    ReleaseFails(usize),
+    CloseFd(Held),
     /// `restore`.
     Restore,
     /// The daemon dies, and another one takes over.
     Succeed,
     /// An object goes away.
     Drop(usize),
-    /// A CLOSE is stored for it.
-    StoreClose(usize),
+    /// Its withdrawal is over.
+    LetGo(usize),
+    /// It waits no longer for its CLOSE to be read.
+    GiveUp(usize),
     /// The cache dies: the device is closed, or the disk has failed.
     Die,
 }
@@ -68,32 +65,43 @@ impl Model for Table {
     fn init_states(&self) -> Vec<World> {
         let object = |o: usize| Object {
             state: match self.open[o] {
-                true => State::Open(o as ObjectId + 1),
-                false => State::Closed,
+                true => State::Open(Fd {
+                    id: o as ObjectId + 1,
+                    number: 0,
+                    next: o as MsgId + 1,
+                }),
+                false => State::New,
             },
+            unread: Vec::new(),
+            taken: Vec::new(),
+            place: Place::Idle,
+            passed: 0,
+            no_fd: false,
+            serial: 0,
             lookup: match self.open[o] {
                 true => Lookup::Over,
                 false => Lookup::Not,
             },
             in_service: self.open[o],
             dropped: false,
-            to_reopen: 0,
-            to_close: None,
+            let_go: false,
+            given_up: false,
             told_to_close: false,
             unwanted: None,
-            reopened: 0,
         };
-        let fd = |object: usize| Fd {
+        let fd = |object: usize| Held {
             id: object as ObjectId + 1,
             object,
             old: false,
         };
         vec![World {
             dead: false,
-            next_delivery: IDS - 1,
-            next_id: IDS - 1,
-            given: 0,
-            slots: [None; IDS],
+            last_id: OBJECTS as MsgId,
+            last_fd: OBJECTS as ObjectId,
+            last_serial: 0,
+            ready: Vec::new(),
+            parked: Vec::new(),
+            retrying: false,
             objects: [object(0), object(1)],
             tasks: self.tasks.map(|(object, opens, reads)| Task {
                 object,
@@ -105,12 +113,15 @@ impl Model for Table {
                 reads,
                 done: 0,
                 killed: false,
+                read: Read::Over,
+                id: 0,
+                serial: 0,
+                passed: 0,
             }),
             fds: (0..OBJECTS).filter(|o| self.open[*o]).map(fd).collect(),
             messages: Vec::new(),
             reading: [None; 2],
             awake: false,
-            edge: false,
             budget: self.budget,
             bug: None,
         }]
@@ -126,19 +137,10 @@ impl Model for Table {
         let left = &world.budget;
         for fd in &world.fds {
             if left.closes > 0 || self.closes(world, *fd) {
-                steps.push(Step::CloseFd(fd.id));
+                steps.push(Step::CloseFd(*fd));
             }
         }
         for (o, object) in world.objects.iter().enumerate() {
-            if object.to_reopen > 0 {
-                steps.push(Step::ReleaseReopens(o));
-                if left.faults > 0 {
-                    steps.push(Step::ReleaseFails(o));
-                }
-            }
-            if object.to_close.is_some() {
-                steps.push(Step::StoreClose(o));
-            }
             if matches!(object.lookup, Lookup::Accepted | Lookup::Failed) {
                 steps.push(Step::Settle(o));
                 if left.faults > 0 && object.lookup == Lookup::Accepted {
@@ -146,12 +148,22 @@ impl Model for Table {
                 }
             }
             // A second time too: when its lookup has failed, and when its cookie goes. FS-Cache does not
-            // let an object go for whose lookup somebody waits.
+            // let an object go for whose lookup a task waits.
             let waits = |task: &Task| task.object == o && task.at == At::Looks;
             let goes = object.lookup != Lookup::Not && !world.tasks.iter().any(waits);
             if left.drops > 0 && goes {
                 steps.push(Step::Drop(o));
             }
+            if self.remount && object.dropped && !object.let_go {
+                if object.state == State::Gone || !self.has(Rule::CloseBeforeLetGo) {
+                    steps.push(Step::LetGo(o));
+                } else {
+                    steps.push(Step::GiveUp(o));
+                }
+            }
+        }
+        if world.retrying {
+            steps.push(Step::Retry);
         }
         if left.restores > 0 {
             steps.push(Step::Restore);
@@ -169,21 +181,6 @@ impl Model for Table {
         let world = &mut next;
         match step {
             Step::Ask(t) => self.ask(world, t),
-            Step::Reopen(t) => {
-                let o = world.tasks[t].object;
-                world.tasks[t].at = match self.reopen(world, o) {
-                    true => At::Begins,
-                    false => At::Ended,
-                };
-                // A read that is under way comes again, whatever became of the object meanwhile.
-                if world.tasks[t].at == At::Begins && !world.objects[o].in_service {
-                    self.ask(world, t);
-                }
-            }
-            Step::ReopenFails(t) => {
-                world.budget.faults -= 1;
-                world.tasks[t].at = At::Ended;
-            }
             Step::Kill(t) => {
                 world.budget.kills -= 1;
                 self.kill(world, t);
@@ -194,39 +191,30 @@ impl Model for Table {
             }
             Step::Settle(o) => {
                 let success = world.objects[o].lookup == Lookup::Accepted;
-                self.settle(world, o, success);
+                self.settle_lookup(world, o, success);
             }
             Step::SettleFails(o) => {
                 world.budget.faults -= 1;
-                self.settle(world, o, false);
+                self.settle_lookup(world, o, false);
             }
             Step::Pick(thread) => self.pick(world, thread),
             Step::CopyFails(thread) => {
-                world.budget.faults -= 1;
-                self.copy_fails(world, thread);
+                spend(&mut world.budget.faults);
+                self.copy_fails(world, thread, false);
+            }
+            Step::NoFd(thread) => {
+                spend(&mut world.budget.no_fds);
+                self.copy_fails(world, thread, true);
             }
             Step::CopyWorks(thread) => self.copy_works(world, thread),
             Step::Publish(thread) => self.publish(world, thread),
-            Step::Copen(nth, answer) => self.copen(world, nth, answer),
-            Step::Cread(nth, through) => self.cread(world, nth, through),
-            Step::CloseFd(id) => self.close_fd(world, id),
-            Step::ReleaseReopens(o) => {
-                world.objects[o].to_reopen -= 1;
-                if !self.reopen(world, o) {
-                    self.reopen_failed(world, o);
-                }
-                self.wake_after_release(world);
-            }
-            Step::ReleaseFails(o) => {
-                world.budget.faults -= 1;
-                world.objects[o].to_reopen -= 1;
-                self.reopen_failed(world, o);
-                self.wake_after_release(world);
-            }
+            Step::Retry => self.retry(world),
+            Step::Copen(id, meant, answer) => self.copen(world, id, meant, answer),
+            Step::Cread(id, meant, through) => self.cread(world, id, meant, through),
+            Step::CloseFd(fd) => self.close_fd(world, fd),
             Step::Restore => {
                 world.budget.restores -= 1;
-                self.happen(world, Event::Restored, None);
-                world.wake();
+                self.restore(world);
             }
             Step::Succeed => {
                 world.budget.successors -= 1;
@@ -236,15 +224,25 @@ impl Model for Table {
                 world.budget.drops -= 1;
                 self.drop_object(world, o);
             }
-            Step::StoreClose(o) => self.store_close(world, o),
+            Step::LetGo(o) => world.objects[o].let_go = true,
+            Step::GiveUp(o) => {
+                world.objects[o].let_go = true;
+                world.objects[o].given_up = true;
+            }
             Step::Die => {
                 world.budget.deaths -= 1;
-                world.dead = true;
-                self.happen(world, Event::Dead, None);
-                world.wake();
+                self.die(world);
             }
         }
         self.forget(world);
+        if world.dead {
+            // The table is empty, and nothing is stored any more.
+            world.budget = Budget {
+                drops: world.budget.drops,
+                faults: world.budget.faults,
+                ..Budget::default()
+            };
+        }
         if next == *last {
             return None;
         }
@@ -259,24 +257,27 @@ impl Model for Table {
     }
 }
 
+fn spend(budget: &mut u8) {
+    if *budget != ENDLESS {
+        *budget -= 1;
+    }
+}
+
 impl Table {
     fn task_steps(&self, world: &World, steps: &mut Vec<Step>) {
         let left = &world.budget;
         for (t, task) in world.tasks.iter().enumerate() {
             match task.at {
                 At::Begins => {
-                    let in_service = world.objects[task.object].in_service;
-                    if (task.opens && task.done == 0) || in_service {
+                    let first = task.opens && task.done == 0;
+                    let free = !self.remount || world.objects[0].let_go;
+                    let object = &world.objects[task.object];
+                    // A read that has begun goes on whatever becomes of the object.
+                    if (first && free) || (!first && (object.in_service || object.dropped)) {
                         steps.push(Step::Ask(t));
                     }
                 }
-                At::Reopens => {
-                    steps.push(Step::Reopen(t));
-                    if left.faults > 0 {
-                        steps.push(Step::ReopenFails(t));
-                    }
-                }
-                At::Waits(_) | At::Looks => {
+                At::Waits | At::Looks => {
                     if left.kills > 0 && !task.killed {
                         steps.push(Step::Kill(t));
                     }
@@ -293,80 +294,45 @@ impl Table {
         let left = &world.budget;
         let threads = &world.reading[..self.threads];
         for (thread, reading) in threads.iter().enumerate() {
-            match reading.map(|reading| reading.phase) {
-                Some(Phase::Picked) => {
+            match reading {
+                Some(reading) if reading.held => steps.push(Step::Publish(thread)),
+                Some(reading) => {
                     steps.push(Step::CopyWorks(thread));
                     if left.faults > 0 {
                         steps.push(Step::CopyFails(thread));
                     }
+                    if left.no_fds > 0 && matches!(reading.message, Message::Open(_)) {
+                        steps.push(Step::NoFd(thread));
+                    }
                 }
-                Some(Phase::Held) => steps.push(Step::Publish(thread)),
                 None => {}
             }
         }
         // One that has nothing to do is like the other.
-        let Some(idle) = threads.iter().position(Option::is_none) else {
-            return;
-        };
-        if world.awake || world.edge {
+        if let (Some(idle), true) = (threads.iter().position(Option::is_none), world.awake) {
             steps.push(Step::Pick(idle));
         }
     }
 
     fn answer_steps(&self, world: &World, steps: &mut Vec<Step>) {
-        let answers = if self.stray {
-            IDS
-        } else {
-            world.messages.len()
-        };
-        for nth in 0..answers {
-            let (id, meant) = self.target(world, nth);
-            let Some(entry) = world.slots[id] else {
+        for (id, meant) in self.targets(world) {
+            let Some((_, o)) = world.find(id) else {
                 continue;
             };
             if meant.is_none_or(|told| told.open) {
-                steps.push(Step::Copen(nth, Answer::Accept));
+                steps.push(Step::Copen(id, meant, Answer::Accept));
                 if world.budget.refusals > 0 {
-                    steps.push(Step::Copen(nth, Answer::Refuse));
-                    let again = Ask::Open {
-                        known_size: Some(SIZE),
-                    };
-                    if entry.ask == again {
-                        steps.push(Step::Copen(nth, Answer::OtherSize));
+                    steps.push(Step::Copen(id, meant, Answer::Refuse));
+                    if matches!(world.objects[o].state, State::Opening { again: true, .. }) {
+                        steps.push(Step::Copen(id, meant, Answer::OtherSize));
                     }
                 }
             }
             for fd in world.fds.iter().filter(|fd| !fd.old) {
                 if meant.is_none_or(|told| !told.open && told.object == fd.object) {
-                    steps.push(Step::Cread(nth, fd.object));
+                    steps.push(Step::Cread(id, meant, fd.object));
                 }
             }
-        }
-    }
-
-    /// Leaves out of the world what cannot make a difference any more, so that there are fewer.
-    fn forget(&self, world: &mut World) {
-        if self.has(Rule::CyclicIds) {
-            // No id names two requests one after the other: what is over can be answered, in vain.
-            let slots = &world.slots;
-            world
-                .messages
-                .retain(|told| slots[told.id].is_some_and(|entry| entry.who == told.who));
-        }
-        if self.has(Rule::WakeAfterVoid) {
-            // Whoever would find nothing has looked already: if there is something later, and no
-            // wake-up, it sleeps.
-            world.awake |= world.edge;
-            world.awake &= self.next_deliverable(world, 0).is_some();
-            world.edge = false;
-        }
-        if world.dead {
-            // The table is empty, and nothing is stored any more.
-            world.budget = Budget {
-                drops: world.budget.drops,
-                faults: world.budget.faults,
-                ..Budget::default()
-            };
         }
     }
 }

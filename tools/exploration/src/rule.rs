@@ -2,11 +2,10 @@
 
 //! The module's rules, whole or with one taken out.
 //!
-//! Lives here: one function for each decision, which asks the module's function of the same name,
-//! and what remains of it when a rule is missing. Never here: what follows from a decision.
+//! Lives here: what the module's functions say, and what remains of it when a rule is missing. Never
+//! here: what follows from a decision.
 
-use crate::ondemand::rules::{self, Ask, Copied, Event, Fate, OpenEnd, WantReopen};
-use crate::ondemand::state::{ObjectId, OpeningFd, State, WantOpen, WantRead};
+use crate::ondemand::state::{Event, Fd, Message, ObjectId, Open, Read, Reads, State};
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $rule:ident,)*) => {
@@ -28,11 +27,11 @@ rules! {
     DeathEndsRequests,
     /// Nothing is stored once the cache is dead.
     DeadStoresNothing,
-    /// What has ended is not in the table any more.
+    /// A READ that has ended is not in the table any more.
     EndedIsRemoved,
     /// An fd becomes visible after the copy, last of all.
     CopyThenPublish,
-    /// A delivery looks after the copy whether its request is still the one in the table.
+    /// A delivery looks after the copy whether its OPEN is still being copied.
     PresentAfterCopy,
     /// An OPEN is not delivered while its object has an fd.
     OneFd,
@@ -46,9 +45,9 @@ rules! {
     AnswerOfItsKind,
     /// An answer through an fd is about the fd's object.
     AnswerOfItsObject,
-    /// A READ that nobody was told of is not answered.
+    /// A READ that the daemon was not told of is not answered.
     ReadTaken,
-    /// An OPEN that nobody has read is not answered.
+    /// An OPEN that the daemon has not read is not answered.
     OpenTaken,
     /// An object whose fd is gone is not opened by a late answer.
     FdGoneIsNotOpen,
@@ -58,8 +57,6 @@ rules! {
     ReleaseAnswersNothing,
     /// Reads whose fd is gone are delivered again, after a new OPEN.
     ReleaseRenewsReads,
-    /// An fd that goes concerns its own object only.
-    ReleaseIsNarrow,
     /// An object that goes away is not opened again.
     DroppedStaysDropped,
     /// An object that goes away takes its requests with it.
@@ -69,34 +66,40 @@ rules! {
     DropAwaitsAnswer,
     /// An object goes away once, and its CLOSE is delivered.
     DropOnce,
-    /// Who is killed waits no longer.
+    /// An object that goes away is let go when its CLOSE has been read.
+    CloseBeforeLetGo,
+    /// A killed task waits no longer.
     Killable,
-    /// The search goes on behind the last delivery.
-    CyclicDelivery,
-    /// A delivery that has failed is not tried again before the others.
+    /// An object that was served goes behind the others.
+    ObjectsInTurn,
+    /// The READs of an object are delivered in turn.
+    ReadsInTurn,
+    /// An object whose delivery has failed goes behind the others.
     FailedGivesWay,
+    /// An OPEN for which there is no fd is not tried again at once.
+    NoFdParks,
+    /// It is tried again some time later.
+    ParkedComesBack,
     /// An OPEN whose fd the old daemon still holds is restored, too.
     RestoreHeldOpen,
-    /// An OPEN that another thread has delivered faster is new again.
-    SlowIsNewAgain,
+    /// An OPEN that is just being copied to the old daemon is restored, too.
+    RestoreCopiedOpen,
     /// After a delivery that came to nothing, the daemon looks again.
     WakeAfterVoid,
     /// After an fd is gone, the daemon looks again.
     WakeAfterRelease,
-    /// Who has not answered an OPEN in time is told to close the fd when the object goes.
+    /// When an OPEN is tried again, the daemon looks again.
+    WakeAfterRetry,
+    /// A daemon that has not answered an OPEN in time is told to close the fd when the object goes.
     LateIsTold,
-    /// Who has told another size than before is told to close the fd when the object goes.
+    /// A daemon that has told another size than before is told to close the fd when the object goes.
     OtherSizeIsTold,
     /// A READ is not delivered before its object is open.
     ReadAwaitsOpen,
-    /// An OPEN for a lost fd is stored once.
-    ReopenOnlyClosed,
     /// An object is not opened again with another size.
     SameSize,
     /// A CLOSE ends with its fd.
     CloseEndsWithFd,
-    /// A CLOSE is not stored for an fd that is gone.
-    CloseIsWanted,
     /// The OPEN of an object that has gone ends with its fd.
     OrphanEndsWithFd,
 }
@@ -114,174 +117,118 @@ impl Rules {
         self.without != Some(rule)
     }
 
-    fn dead(self, dead: bool) -> bool {
-        dead && self.has(Rule::DeadStoresNothing)
-    }
-
-    /// See [`rules::want_open`].
-    pub fn want_open(self, dead: bool, object: &mut State) -> WantOpen {
-        rules::want_open(self.dead(dead), object)
-    }
-
-    /// See [`rules::want_read`].
-    pub fn want_read(self, dead: bool, object: &State) -> WantRead {
-        rules::want_read(self.dead(dead), object)
-    }
-
-    /// See [`rules::want_reopen`].
-    pub fn want_reopen(self, dead: bool, object: &mut State) -> WantReopen {
-        if let (false, State::Opening { again: true, .. }) =
-            (self.has(Rule::ReopenOnlyClosed), &object)
-        {
-            return WantReopen::Store;
-        }
-        if !self.has(Rule::DroppedStaysDropped) && matches!(object, State::Dropped(_)) {
-            *object = State::Closed;
-        }
-        rules::want_reopen(self.dead(dead), object)
-    }
-
-    /// See [`rules::wants_close`].
-    pub fn wants_close(self, dead: bool, object: &State, fd: ObjectId) -> bool {
-        !self.has(Rule::CloseIsWanted) || rules::wants_close(dead, object, fd)
-    }
-
-    /// See [`rules::expire`].
-    pub fn expire(self, ask: &Ask, object: &mut State) -> bool {
-        if !self.has(Rule::LateIsTold) {
-            rules::abandon(ask, object);
-            return true;
-        }
-        rules::expire(ask, object)
-    }
-
-    /// See [`rules::may_deliver`].
-    pub fn may_deliver(self, ask: &Ask, object: &State) -> Option<ObjectId> {
-        if !self.has(Rule::ReadAwaitsOpen) && matches!(ask, Ask::Read { .. }) {
-            return Some(0);
-        }
-        let opening = matches!(object, State::Opening { .. });
-        if !self.has(Rule::OneFd) && opening && matches!(ask, Ask::Open { .. }) {
-            return Some(0);
-        }
-        rules::may_deliver(ask, object)
-    }
-
-    /// See [`rules::copied`].
-    pub fn copied(self, ask: &Ask, present: bool, object: &mut State, fd: ObjectId) -> Copied {
-        let present = present || !self.has(Rule::PresentAfterCopy);
-        if let (false, Ask::Open { .. }, State::Opening { fd, .. }) =
-            (self.has(Rule::OneFd), ask, &mut *object)
-        {
-            *fd = OpeningFd::None;
-        }
-        rules::copied(ask, present, object, fd)
-    }
-
-    /// See [`rules::answer_open`].
-    pub fn answer_open(
-        self,
-        ask: &Ask,
-        object: &mut State,
-        size: Option<u64>,
-    ) -> Option<(OpenEnd, bool)> {
-        let before = *object;
-        let end = size.map_or(OpenEnd::Refused, OpenEnd::Opened);
-        if !matches!(ask, Ask::Open { .. }) && !self.has(Rule::AnswerOfItsKind) {
-            return Some((end, false));
-        }
-        let unread = matches!(
-            before,
-            State::Opening {
-                fd: OpeningFd::None,
-                ..
-            }
-        );
-        if matches!(ask, Ask::Open { .. }) && unread && !self.has(Rule::OpenTaken) {
-            return Some((end, false));
-        }
-        let told = match *ask {
-            Ask::Open { known_size } if !self.has(Rule::SameSize) => size.and(known_size).or(size),
-            _ => size,
+    /// See [`State::on`].
+    pub fn on(self, state: State, event: Event) -> Option<(State, Reads)> {
+        use Event as E;
+        use State as S;
+        let unread = |id, again, lost| {
+            let open = Open::Unread { lost };
+            Some((S::Opening { id, again, open }, Reads::Stay))
         };
-        let mut answered = rules::answer_open(ask, object, told)?;
-        if let OpenEnd::Opened(_) = answered.0 {
-            answered.0 = end;
-        }
-        let closed = matches!(
-            before,
-            State::Opening {
-                fd: OpeningFd::Closed,
-                ..
-            }
-        );
-        if closed && size.is_some() && !self.has(Rule::FdGoneIsNotOpen) {
-            // What C stored: the number that the fd had.
-            *object = State::Open(ObjectId::MAX);
-            return Some((end, false));
-        }
-        if matches!(object, State::Refused(_)) && !self.has(Rule::RefusalKeepsFd) {
-            *object = State::Closed;
-        }
-        if let (State::Late(fd), false) = (*object, self.has(Rule::OtherSizeIsTold)) {
-            *object = State::Refused(fd);
-        }
-        answered.1 &= self.has(Rule::RefusalEndsReads);
-        Some(answered)
-    }
-
-    /// See [`rules::may_answer_read`].
-    pub fn may_answer_read(self, ask: &Ask, own: bool, taken: bool) -> bool {
-        let read = Ask::Read { offset: 0, len: 0 };
-        let ask = match self.has(Rule::AnswerOfItsKind) {
-            true => ask,
-            false => &read,
+        let right = state.on(event);
+        let Some(without) = self.without else {
+            return right;
         };
-        rules::may_answer_read(
-            ask,
-            own || !self.has(Rule::AnswerOfItsObject),
-            taken || !self.has(Rule::ReadTaken),
-        )
-    }
-
-    /// See [`rules::drop_object`].
-    pub fn drop_object(self, object: &mut State) -> Option<(Option<ObjectId>, Event)> {
-        if let (false, State::Dropped(_)) = (self.has(Rule::DropOnce), &object) {
-            return Some((None, Event::Dropped { orphaned: false }));
-        }
-        if let (false, State::Opening { .. }) = (self.has(Rule::DropAwaitsAnswer), &object) {
-            *object = State::Dropped(None);
-            return Some((None, Event::Dropped { orphaned: false }));
-        }
-        rules::drop_object(object)
-    }
-
-    /// See [`rules::fate`].
-    pub fn fate(self, event: Event, ask: &Ask, own: bool, object: &State) -> Fate {
-        let open = matches!(ask, Ask::Open { .. });
-        let read = matches!(ask, Ask::Read { .. });
-        let dropped = matches!(event, Event::Dropped { .. });
-        let lost = matches!(event, Event::FdReleased { lost: true, .. });
-        let released = matches!(event, Event::FdReleased { .. });
-        let close = matches!(ask, Ask::Close(_));
-        let held = matches!(
-            object,
-            State::Opening {
-                fd: OpeningFd::Held(_),
-                ..
+        match (without, state, event) {
+            (Rule::DeathEndsRequests, _, E::Died) => None,
+            (
+                Rule::OneFd,
+                S::Opening {
+                    id,
+                    again,
+                    open: Open::Held { fd, .. },
+                },
+                E::Restored,
+            ) => unread(id, again, Some(fd.next)),
+            (Rule::RestoreHeldOpen, S::Opening { open, .. }, E::Restored)
+                if matches!(open, Open::Held { .. }) =>
+            {
+                None
             }
-        );
-        match self.without {
-            Some(Rule::DeathEndsRequests) if event == Event::Dead => Fate::Stays,
-            Some(Rule::DropEndsRequests) if dropped => Fate::Stays,
-            Some(Rule::CloseOnce) if event == Event::Restored => Fate::Again,
-            Some(Rule::RestoreHeldOpen) if event == Event::Restored && open && held => Fate::Stays,
-            Some(Rule::ReleaseRenewsReads) if lost && read => Fate::Stays,
-            Some(Rule::ReleaseAnswersNothing) if lost && read && own => Fate::Ends,
-            Some(Rule::CloseEndsWithFd) if released && close => Fate::Stays,
-            Some(Rule::OrphanEndsWithFd) if released && open => Fate::Stays,
-            Some(Rule::ReleaseIsNarrow) if lost && read && !own => Fate::Ends,
-            _ => rules::fate(event, ask, own),
+            (Rule::RestoreCopiedOpen, S::Opening { open, .. }, E::Restored)
+                if matches!(open, Open::Copying { .. }) =>
+            {
+                None
+            }
+            (Rule::CloseOnce, S::Closing { fd, .. }, E::Restored) => {
+                Some((S::Closing { fd, copying: false }, Reads::Stay))
+            }
+            (
+                Rule::OpenTaken,
+                S::Opening {
+                    id,
+                    open: Open::Unread { .. } | Open::Copying { .. },
+                    ..
+                },
+                E::Answered { id: of, .. },
+            ) if id == of => Some((S::Closed { next: id }, Reads::Fail)),
+            (
+                Rule::FdGoneIsNotOpen,
+                S::Opening {
+                    id,
+                    open: Open::Lost { next },
+                    ..
+                },
+                E::Answered {
+                    id: of,
+                    size: Some(_),
+                    ..
+                },
+            ) if id == of => {
+                // What C stored: the number that the fd had.
+                let fd = Fd {
+                    id: ObjectId::MAX,
+                    number: 0,
+                    next,
+                };
+                Some((S::Open(fd), Reads::Stay))
+            }
+            (Rule::SameSize, _, E::Answered { id, size, known }) => {
+                let size = size.map(|_| known);
+                state.on(E::Answered { id, size, known })
+            }
+            (Rule::ReleaseRenewsReads, S::Open(_), E::Released { .. }) => {
+                right.map(|(state, _)| (state, Reads::Stay))
+            }
+            (Rule::ReleaseAnswersNothing, S::Open(_), E::Released { .. }) => {
+                right.map(|(state, _)| (state, Reads::Fail))
+            }
+            (Rule::CloseEndsWithFd, S::Closing { .. }, E::Released { .. })
+            | (Rule::OrphanEndsWithFd, S::Orphaned { .. }, E::Released { .. }) => None,
+            (Rule::DroppedStaysDropped, S::Closed { .. }, E::Dropped) => None,
+            (Rule::DropEndsRequests, _, E::Dropped) => right.map(|(state, _)| (state, Reads::Stay)),
+            (Rule::DropAwaitsAnswer, S::Opening { .. }, E::Dropped)
+            | (Rule::DropOnce, S::Closing { .. }, E::Dropped) => Some((S::Gone, Reads::Fail)),
+            (_, _, E::Answered { .. }) => right.map(|(state, reads)| match (without, state) {
+                (Rule::RefusalEndsReads, _) => (state, Reads::Stay),
+                (Rule::RefusalKeepsFd, S::Refused(fd)) => (S::Closed { next: fd.next }, reads),
+                (Rule::OtherSizeIsTold, S::Late(fd)) => (S::Refused(fd), reads),
+                _ => (state, reads),
+            }),
+            (Rule::LateIsTold, _, E::Expired) => right.map(|(state, reads)| match state {
+                S::Late(fd) => (S::Refused(fd), reads),
+                _ => (state, reads),
+            }),
+            _ => right,
         }
+    }
+
+    /// See [`State::next_message`].
+    pub fn next_message(self, state: State, reads: bool) -> Option<Message> {
+        match state {
+            State::Opening { again: true, .. } if reads && !self.has(Rule::ReadAwaitsOpen) => {
+                Some(Message::Read(Fd::default()))
+            }
+            _ => state.next_message(reads),
+        }
+    }
+
+    /// See [`Read::may_be_answered`].
+    pub fn may_be_answered(self, read: Read, own: bool) -> bool {
+        let read = match read {
+            Read::Unread if !self.has(Rule::ReadTaken) => Read::Taken,
+            read => read,
+        };
+        read.may_be_answered(own || !self.has(Rule::AnswerOfItsObject))
     }
 }

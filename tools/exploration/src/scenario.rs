@@ -9,7 +9,7 @@
 use crate::invariant::Bug;
 use crate::rule::Rules;
 use crate::table::Table;
-use crate::world::{Budget, IDS, TASKS};
+use crate::world::{Budget, ENDLESS, TASKS};
 
 /// A scenario and its name.
 #[derive(Clone, Copy, Debug)]
@@ -39,15 +39,20 @@ enum Cast {
     Four,
     /// One object is looked up and read twice.
     Alone,
-    /// Two open objects are read, one of them again and again.
-    Busy,
-    /// The same, and a request may have to wait until all ids have had their turn.
-    Failing,
+    /// Two open objects are read, one of them by two streams of new READs that never end.
+    Stream,
+    /// One open object is read by two such streams, and once.
+    Crowd,
+    /// An open object is read without end, and another one looked up and read.
+    Late,
+    /// An open object goes away, and one of the same keys is looked up and read.
+    Remount,
 }
 
 const NONE: Budget = Budget {
     closes: 0,
     faults: 0,
+    no_fds: 0,
     kills: 0,
     timeouts: 0,
     restores: 0,
@@ -57,7 +62,7 @@ const NONE: Budget = Budget {
     refusals: 0,
 };
 
-/// Everything that can happen while one daemon lives.
+/// Everything that can happen while one daemon lives, but that there is no fd.
 const ONCE: Budget = Budget {
     closes: 1,
     faults: 1,
@@ -67,6 +72,15 @@ const ONCE: Budget = Budget {
     drops: 1,
     deaths: 1,
     refusals: 1,
+    ..NONE
+};
+
+/// Some of it.
+const SHORT: Budget = Budget {
+    closes: 1,
+    faults: 1,
+    kills: 1,
+    restores: 1,
     ..NONE
 };
 
@@ -163,16 +177,26 @@ pub const ALL: &[Scenario] = &[
         },
     )
     .any_answer(),
-    scenario("busy", Cast::Busy, 1, NONE),
     scenario(
-        "busy: deliveries fail",
-        Cast::Failing,
+        "stream: everything once",
+        Cast::Stream,
+        2,
+        Budget { no_fds: 1, ..ONCE },
+    ),
+    scenario("crowd: much of it once", Cast::Crowd, 2, SHORT),
+    scenario(
+        "late: deliveries fail again and again",
+        Cast::Late,
         1,
         Budget {
-            faults: IDS as u8 + 1,
+            faults: ENDLESS,
+            no_fds: ENDLESS,
+            closes: 1,
+            restores: 1,
             ..NONE
         },
     ),
+    scenario("remount: everything once", Cast::Remount, 2, ONCE),
 ];
 
 /// Those that take minutes.
@@ -222,24 +246,23 @@ impl Scenario {
             Cast::Lookup => [(0, true, 1), (1, true, 0), (1, false, 0)],
             Cast::Four => [(0, true, 1), (0, false, 1), (1, true, 0)],
             Cast::Alone => [(0, true, 1), (0, false, 1), (1, false, 0)],
-            Cast::Busy | Cast::Failing => [(0, false, 3), (0, false, 3), (1, false, 1)],
+            Cast::Stream => [(0, false, ENDLESS), (0, false, ENDLESS), (1, false, 1)],
+            Cast::Crowd => [(0, false, ENDLESS), (0, false, ENDLESS), (0, false, 1)],
+            Cast::Late => [(0, false, ENDLESS), (1, true, 1), (1, false, 0)],
+            Cast::Remount => [(0, false, 1), (1, true, 1), (1, false, 0)],
         };
         Table {
             rules,
             stray: self.stray,
             threads: self.threads,
             open: match self.cast {
-                Cast::Read | Cast::Busy | Cast::Failing => [true, true],
+                Cast::Read | Cast::Stream | Cast::Crowd => [true, true],
+                Cast::Late | Cast::Remount => [true, false],
                 Cast::Mixed => [false, true],
                 Cast::Lookup | Cast::Four | Cast::Alone => [false, false],
             },
             tasks,
-            patience: match self.cast {
-                Cast::Busy => TASKS as u8 - 1,
-                // The ids go round once.
-                Cast::Failing => IDS as u8 - 1,
-                _ => u8::MAX,
-            },
+            remount: self.cast == Cast::Remount,
             budget: self.budget,
             looks_for,
         }

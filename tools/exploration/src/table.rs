@@ -7,10 +7,9 @@
 //! `daemon.rs`. Never here: whether it is allowed, which is for the rules.
 
 use crate::invariant::Bug;
-use crate::ondemand::rules::{abandon, reopen_failed, Ask, Event, Fate, WantReopen};
-use crate::ondemand::state::{WantOpen, WantRead};
+use crate::ondemand::state::{Event, MsgId, Read, Reads, State};
 use crate::rule::{Rule, Rules};
-use crate::world::{At, Budget, Entry, Lookup, Who, World, IDS, OBJECTS, SIZE, TASKS};
+use crate::world::{At, Budget, Lookup, Place, World, OBJECTS, TASKS};
 
 /// What is explored: where it begins, and what is allowed.
 #[derive(Clone, Debug)]
@@ -23,10 +22,10 @@ pub struct Table {
     pub threads: usize,
     /// Which objects the daemon has open at the beginning.
     pub open: [bool; OBJECTS],
+    /// The second object has the keys of the first, and is looked up when that was let go.
+    pub remount: bool,
     /// For each task: its object, whether it looks it up, and how often it reads.
     pub tasks: [(usize, bool, u8); TASKS],
-    /// How often others may go first.
-    pub patience: u8,
     /// What is allowed how often.
     pub budget: Budget,
     /// The only bug that counts, if it is one.
@@ -34,127 +33,206 @@ pub struct Table {
 }
 
 impl Table {
-    /// Whether a new request may be delivered.
-    pub(crate) fn is_deliverable(&self, world: &World, entry: &Entry) -> bool {
-        let state = &world.objects[entry.object].state;
-        entry.new && self.rules.may_deliver(&entry.ask, state).is_some()
-    }
-
-    /// The first new request at `from` or later that may be delivered.
-    pub fn next_deliverable(&self, world: &World, from: usize) -> Option<usize> {
-        let mut entries = world.entries();
-        let found = entries.find(|(id, entry)| *id >= from && self.is_deliverable(world, entry));
-        found.map(|(id, _)| id)
-    }
-
     pub(crate) fn has(&self, rule: Rule) -> bool {
         self.rules.has(rule)
     }
 
-    /// Stores a request under the next free id.
-    fn store(&self, world: &mut World, who: Who, ask: Ask, object: usize) -> usize {
-        let from = if self.has(Rule::CyclicIds) {
-            assert!(world.given < IDS, "there are too few ids");
-            world.given += 1;
-            world.next_id
-        } else {
-            0
+    /// The next free id.
+    pub(crate) fn new_id(&self, world: &mut World) -> MsgId {
+        if self.has(Rule::CyclicIds) {
+            world.last_id += 1;
+            return world.last_id;
+        }
+        let taken = |id| {
+            let reserved = |fd: Option<MsgId>| fd == Some(id);
+            world
+                .objects
+                .iter()
+                .any(|o| o.state.ids().into_iter().any(reserved))
+                || world
+                    .tasks
+                    .iter()
+                    .any(|t| t.read != Read::Over && t.id == id)
+                || world.reading.iter().flatten().any(|r| r.fd.next == id)
         };
-        let id = (0..IDS)
-            .map(|n| (from + n) % IDS)
-            .find(|&id| world.slots[id].is_none())
-            .expect("there are more ids than can be in use");
-        world.next_id = (id + 1) % IDS;
-        world.slots[id] = Some(Entry {
-            who,
-            ask,
-            object,
-            new: true,
-            taken: false,
-            disowned: false,
-            passed: 0,
-        });
-        world.wake();
-        id
+        (1..).find(|id| !taken(*id)).unwrap_or(MsgId::MAX)
     }
 
-    /// What the event does to every request.
-    pub(crate) fn happen(&self, world: &mut World, event: Event, about: Option<usize>) -> bool {
-        let mut again = false;
-        for id in 0..IDS {
-            let Some(entry) = world.slots[id] else {
-                continue;
-            };
-            let own = about == Some(entry.object);
-            let state = world.objects[entry.object].state;
-            match self.rules.fate(event, &entry.ask, own, &state) {
-                Fate::Stays => {}
-                Fate::Again => {
-                    again = true;
-                    if let Some(entry) = &mut world.slots[id] {
-                        entry.new = true;
-                    }
+    /// Does to the object what the event means, and returns its new state.
+    pub(crate) fn happen(
+        &self,
+        world: &mut World,
+        o: usize,
+        event: Event,
+        success: bool,
+    ) -> Option<State> {
+        let before = world.objects[o].state;
+        let opened = world.objects[o].open();
+        let (after, reads) = self.rules.on(before, event)?;
+        world.objects[o].state = after;
+        if opened.is_none() && world.objects[o].open().is_some() {
+            world.objects[o].serial = self.new_serial(world);
+        }
+        if before.is_looked_up() && !after.is_looked_up() {
+            let lookup = &mut world.objects[o].lookup;
+            match (*lookup, success) {
+                (Lookup::Asked, true) => *lookup = Lookup::Accepted,
+                (Lookup::Asked, false) => *lookup = Lookup::Failed,
+                _ => world.blame(Bug::AnsweredTwice),
+            }
+        }
+        match reads {
+            Reads::Stay => {}
+            Reads::Again => {
+                while let Some(t) = world.objects[o].taken.first().copied() {
+                    self.set(world, t, Read::Again);
                 }
-                Fate::Disowned => {
-                    world.finish(entry.who, false);
-                    if let Some(entry) = &mut world.slots[id] {
-                        entry.disowned = true;
-                    }
-                }
-                Fate::Ends => {
-                    abandon(&entry.ask, &mut world.objects[entry.object].state);
-                    if self.has(Rule::EndedIsRemoved) {
-                        world.slots[id] = None;
-                    }
-                    if about.is_some() && !own {
-                        world.blame(Bug::FailedForAnother);
-                    } else if matches!(
-                        (event, entry.ask),
-                        (Event::FdReleased { .. }, Ask::Read { .. })
-                    ) {
+            }
+            Reads::Fail => {
+                for t in self.reads(world, o) {
+                    if let Event::Released { .. } = event {
                         world.blame(Bug::NoAnswer);
                     }
-                    if !entry.disowned {
-                        world.finish(entry.who, false);
-                    }
+                    self.end_read(world, t, false);
                 }
             }
         }
-        again
+        self.settle(world, o);
+        Some(after)
+    }
+
+    fn new_serial(&self, world: &mut World) -> u32 {
+        world.last_serial += 1;
+        world.last_serial
+    }
+
+    pub(crate) fn reads(&self, world: &World, o: usize) -> Vec<usize> {
+        let object = &world.objects[o];
+        object.taken.iter().chain(&object.unread).copied().collect()
+    }
+
+    /// Changes how far a READ is, and with that the list of its object that it is in.
+    pub(crate) fn set(&self, world: &mut World, t: usize, to: Read) -> Read {
+        let task = &mut world.tasks[t];
+        let object = &mut world.objects[task.object];
+        object.unread.retain(|other| *other != t);
+        object.taken.retain(|other| *other != t);
+        match to {
+            Read::Unread | Read::Again => object.unread.push(t),
+            Read::Taken => object.taken.push(t),
+            Read::Over => {}
+        }
+        task.passed = 0;
+        core::mem::replace(&mut task.read, to)
+    }
+
+    /// A READ is over, and its reader goes on.
+    pub(crate) fn end_read(&self, world: &mut World, t: usize, success: bool) {
+        if world.tasks[t].at != At::Waits {
+            return world.blame(Bug::AnsweredTwice);
+        }
+        if self.has(Rule::EndedIsRemoved) {
+            self.set(world, t, Read::Over);
+        }
+        world.tasks[t].next(success);
+        self.settle(world, world.tasks[t].object);
+    }
+
+    /// Puts the object into another list, or the same, at the tail.
+    pub(crate) fn set_place(&self, world: &mut World, o: usize, to: Place) {
+        world.ready.retain(|other| *other != o);
+        world.parked.retain(|other| *other != o);
+        match to {
+            Place::Ready => world.ready.push(o),
+            Place::Parked => world.parked.push(o),
+            Place::Idle => {}
+        }
+        world.objects[o].place = to;
+        world.objects[o].passed = 0;
+    }
+
+    /// Puts the object into the list where it belongs now, if it is in another; true if there is more
+    /// to read than before, which is told.
+    pub(crate) fn settle(&self, world: &mut World, o: usize) -> bool {
+        let object = &world.objects[o];
+        let message = self
+            .rules
+            .next_message(object.state, !object.unread.is_empty());
+        match (message, object.place) {
+            (Some(_), Place::Idle) => self.set_place(world, o, Place::Ready),
+            (None, Place::Ready | Place::Parked) => {
+                self.set_place(world, o, Place::Idle);
+                world.objects[o].no_fd = false;
+                return false;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// An event of one object that may give the daemon more to read.
+    pub(crate) fn happens(
+        &self,
+        world: &mut World,
+        o: usize,
+        event: Event,
+        success: bool,
+    ) -> Option<State> {
+        let before = world.ready.clone();
+        let state = self.happen(world, o, event, success);
+        world.awake |= world.ready.iter().any(|o| !before.contains(o));
+        state
+    }
+
+    /// The object that was parked first can be delivered again.
+    pub(crate) fn unpark_one(&self, world: &mut World) -> bool {
+        let Some(o) = world.parked.first().copied() else {
+            return false;
+        };
+        world.objects[o].no_fd = false;
+        self.set_place(world, o, Place::Ready);
+        true
+    }
+
+    /// A worker tries again what is parked.
+    pub(crate) fn retry(&self, world: &mut World) {
+        world.retrying = false;
+        while self.unpark_one(world) {}
+        world.awake |= self.has(Rule::WakeAfterRetry);
     }
 
     pub(crate) fn ask(&self, world: &mut World, t: usize) {
         let task = world.tasks[t];
         let o = task.object;
-        let dead = world.dead;
-        let object = &mut world.objects[o];
-        world.tasks[t].at = if task.opens && task.done == 0 {
-            match self.rules.want_open(dead, &mut object.state) {
-                WantOpen::Send => {
-                    object.lookup = Lookup::Asked;
-                    self.store(world, Who::Lookup(o), Ask::Open { known_size: None }, o);
-                    At::Looks
-                }
-                WantOpen::Already | WantOpen::Never => {
-                    object.lookup = Lookup::Failed;
-                    At::Ended
-                }
+        if task.opens && task.done == 0 {
+            let id = self.new_id(world);
+            let dead = world.dead && self.has(Rule::DeadStoresNothing);
+            world.objects[o].lookup = Lookup::Asked;
+            let stored = !dead && self.happens(world, o, Event::Lookup(id), false).is_some();
+            world.tasks[t].at = At::Looks;
+            if !stored {
+                world.objects[o].lookup = Lookup::Failed;
             }
-        } else {
-            match self.rules.want_read(dead, &object.state) {
-                WantRead::Store => {
-                    let ask = Ask::Read { offset: 0, len: 1 };
-                    At::Waits(self.store(world, Who::Task(t, task.done), ask, o))
-                }
-                WantRead::Reopen => At::Reopens,
-                WantRead::Never => At::Ended,
-            }
-        };
+            return;
+        }
+        if self.happens(world, o, Event::Miss, false).is_none() {
+            world.tasks[t].at = At::Ended;
+            return;
+        }
+        let id = self.new_id(world);
+        let serial = self.new_serial(world);
+        let task = &mut world.tasks[t];
+        task.at = At::Waits;
+        task.id = id;
+        task.serial = serial;
+        self.set(world, t, Read::Unread);
+        self.settle(world, o);
+        world.awake = true;
     }
 
     /// The worker of a lookup does its part, and those who wait for it go on. Its file may fail it, even
     /// if the daemon has not.
-    pub(crate) fn settle(&self, world: &mut World, o: usize, success: bool) {
+    pub(crate) fn settle_lookup(&self, world: &mut World, o: usize, success: bool) {
         if !success {
             self.drop_object(world, o);
         }
@@ -168,108 +246,44 @@ impl Table {
         }
     }
 
-    /// Stores an OPEN for a lost fd; false if nobody would answer it.
-    pub(crate) fn reopen(&self, world: &mut World, o: usize) -> bool {
-        let dead = world.dead;
-        let object = &mut world.objects[o];
-        match self.rules.want_reopen(dead, &mut object.state) {
-            WantReopen::Never => return false,
-            WantReopen::Needless => {}
-            WantReopen::Store => {
-                object.reopened += 1;
-                let who = Who::Reopen(o, object.reopened);
-                let known_size = Some(SIZE);
-                self.store(world, who, Ask::Open { known_size }, o);
-            }
-        }
-        true
-    }
-
-    /// The fd of a lost object could not be asked for again.
-    pub(crate) fn reopen_failed(&self, world: &mut World, o: usize) {
-        if let Some(event) = reopen_failed(&world.objects[o].state) {
-            self.happen(world, event, Some(o));
-        }
-    }
-
     /// A task that waits is killed. The READ goes with it; the OPEN of a lookup has a worker to be told
     /// of its answer, and stays.
     pub(crate) fn kill(&self, world: &mut World, t: usize) {
-        let task = &mut world.tasks[t];
-        task.killed = true;
+        world.tasks[t].killed = true;
         if !self.has(Rule::Killable) {
             return;
         }
-        let waited_for = match task.at {
-            At::Waits(id) => Some((id, Who::Task(t, task.done))),
-            _ => None,
-        };
-        task.at = At::Ended;
-        if let Some((id, who)) = waited_for {
-            self.take(world, id, who);
+        match world.tasks[t].at {
+            At::Waits => self.end_read(world, t, false),
+            _ => world.tasks[t].at = At::Ended,
         }
     }
 
-    /// A task has waited for as long as the daemon may take, and whatever it waits for ends.
+    /// A task has waited for as long as the daemon may take, and what it waits for ends.
     pub(crate) fn time_out(&self, world: &mut World, t: usize) {
-        let task = &mut world.tasks[t];
-        match task.at {
-            At::Waits(id) => {
-                let who = Who::Task(t, task.done);
-                task.at = At::Ended;
-                self.take(world, id, who);
-            }
+        match world.tasks[t].at {
+            At::Waits => self.end_read(world, t, false),
             At::Looks => {
-                let who = Who::Lookup(task.object);
                 // If it is over, the worker comes, for which no time is too long.
-                let found = world.entries().find(|(_, entry)| entry.who == who);
-                if let Some((id, _)) = found {
-                    self.take(world, id, who);
-                    world.finish(who, false);
-                }
+                self.happens(world, world.tasks[t].object, Event::Expired, false);
             }
             _ => {}
         }
     }
 
-    /// Removes a request for which nobody waits any longer.
-    fn take(&self, world: &mut World, id: usize, who: Who) {
-        if !world.holds(id, who) {
-            return;
-        }
-        let Some(entry) = world.slots[id] else { return };
-        let state = &mut world.objects[entry.object].state;
-        if self.rules.expire(&entry.ask, state) {
-            world.slots[id] = None;
-        }
-    }
-
-    pub(crate) fn wake_after_release(&self, world: &mut World) {
-        if self.has(Rule::WakeAfterRelease) {
-            world.wake();
-        }
-    }
-
     pub(crate) fn drop_object(&self, world: &mut World, o: usize) {
-        let object = &mut world.objects[o];
-        let Some((to_close, event)) = self.rules.drop_object(&mut object.state) else {
-            return;
-        };
-        object.to_close = to_close.or(object.to_close);
-        object.dropped = true;
-        object.in_service = false;
-        self.happen(world, event, Some(o));
+        self.happens(world, o, Event::Dropped, false);
+        world.objects[o].dropped = true;
+        world.objects[o].in_service = false;
     }
 
-    pub(crate) fn store_close(&self, world: &mut World, o: usize) {
-        let dead = world.dead;
-        let object = &mut world.objects[o];
-        let Some(fd) = object.to_close.take() else {
-            return;
-        };
-        if self.rules.wants_close(dead, &object.state, fd) {
-            self.store(world, Who::Close(o), Ask::Close(fd), o);
+    /// A daemon takes over what another one has read.
+    pub(crate) fn restore(&self, world: &mut World) {
+        for o in 0..OBJECTS {
+            self.happen(world, o, Event::Restored, false);
         }
+        while self.unpark_one(world) {}
+        world.awake = true;
     }
 
     pub(crate) fn succeed(&self, world: &mut World) {
@@ -280,8 +294,18 @@ impl Table {
         for reading in world.reading.iter_mut().flatten() {
             reading.old = true;
         }
+        self.restore(world);
+    }
+
+    pub(crate) fn die(&self, world: &mut World) {
+        world.dead = true;
+        // One that was not looked up is not in the table.
+        for o in 0..OBJECTS {
+            if world.objects[o].state == State::New {
+                continue;
+            }
+            self.happen(world, o, Event::Died, false);
+        }
         world.awake = true;
-        self.happen(world, Event::Restored, None);
-        world.wake();
     }
 }

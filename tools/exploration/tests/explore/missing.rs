@@ -90,9 +90,9 @@ pub const MISSING: &[Missing] = &[
     },
     Missing {
         rule: Rule::OpenTaken,
-        row: "CVE-2024-41074: copen for a reopen that nobody has read",
+        row: "CVE-2024-41074: copen for a reopen that was not read",
         scenario: "read: everything once, any answer",
-        bug: Bug::Hang,
+        bug: Bug::AnsweredUnread,
     },
     Missing {
         rule: Rule::FdGoneIsNotOpen,
@@ -117,12 +117,6 @@ pub const MISSING: &[Missing] = &[
         row: "a READ whose fd is gone is never delivered again",
         scenario: "read: everything once",
         bug: Bug::Hang,
-    },
-    Missing {
-        rule: Rule::ReleaseIsNarrow,
-        row: "closing one fd fails the requests of other objects: narrow the scope",
-        scenario: "read: everything once",
-        bug: Bug::FailedForAnother,
     },
     Missing {
         rule: Rule::DroppedStaysDropped,
@@ -155,27 +149,9 @@ pub const MISSING: &[Missing] = &[
         bug: Bug::Unkillable,
     },
     Missing {
-        rule: Rule::CyclicDelivery,
-        row: "one busy object starves the others: make on-demand request distribution fairer",
-        scenario: "busy",
-        bug: Bug::Starved,
-    },
-    Missing {
-        rule: Rule::FailedGivesWay,
-        row: "review: an OPEN for which there is no fd holds up all READs",
-        scenario: "busy: deliveries fail",
-        bug: Bug::Starved,
-    },
-    Missing {
         rule: Rule::RestoreHeldOpen,
         row: "review: restore before the dying daemon's fd is released",
         scenario: "lookup: everything once, a successor",
-        bug: Bug::Hang,
-    },
-    Missing {
-        rule: Rule::SlowIsNewAgain,
-        row: "exploration: an OPEN that the old and the new daemon read at once",
-        scenario: "alone: two successors",
         bug: Bug::Hang,
     },
     Missing {
@@ -209,12 +185,6 @@ pub const MISSING: &[Missing] = &[
         bug: Bug::ReadOfClosed,
     },
     Missing {
-        rule: Rule::ReopenOnlyClosed,
-        row: "two READs that find the fd gone store two OPENs",
-        scenario: "read: everything once",
-        bug: Bug::OpenAndOpening,
-    },
-    Missing {
         rule: Rule::SameSize,
         row: "review: an object that is opened again with another size",
         scenario: "read: everything once",
@@ -227,15 +197,57 @@ pub const MISSING: &[Missing] = &[
         bug: Bug::CloseOfGone,
     },
     Missing {
-        rule: Rule::CloseIsWanted,
-        row: "review: a CLOSE that is stored after its fd is gone",
-        scenario: "read: everything once",
-        bug: Bug::CloseOfGone,
-    },
-    Missing {
         rule: Rule::OrphanEndsWithFd,
         row: "review: the OPEN of an object that has gone stays when its fd goes",
-        scenario: "lookup: everything once",
+        scenario: "lookup: everything once, a successor",
         bug: Bug::Stuck,
+    },
+    Missing {
+        rule: Rule::ObjectsInTurn,
+        row: "one busy object starves the others: make on-demand request distribution fairer",
+        scenario: "stream: everything once",
+        bug: Bug::Starved,
+    },
+    Missing {
+        rule: Rule::ReadsInTurn,
+        row: "issue 12: a READ whose id is below those of a stream of others",
+        scenario: "crowd: much of it once",
+        bug: Bug::Starved,
+    },
+    Missing {
+        rule: Rule::FailedGivesWay,
+        row: "review: an OPEN that cannot be copied holds up all READs",
+        scenario: "late: deliveries fail again and again",
+        bug: Bug::Starved,
+    },
+    Missing {
+        rule: Rule::NoFdParks,
+        row: "issue 12: a daemon without fds is woken 152,351 times a second",
+        scenario: "late: deliveries fail again and again",
+        bug: Bug::Spins,
+    },
+    Missing {
+        rule: Rule::ParkedComesBack,
+        row: "an OPEN for which there was no fd once is never delivered",
+        scenario: "late: deliveries fail again and again",
+        bug: Bug::Hang,
+    },
+    Missing {
+        rule: Rule::WakeAfterRetry,
+        row: "the daemon is not told that an OPEN is tried again",
+        scenario: "late: deliveries fail again and again",
+        bug: Bug::LostWakeUp,
+    },
+    Missing {
+        rule: Rule::RestoreCopiedOpen,
+        row: "restore while the OPEN is being copied to the old daemon",
+        scenario: "lookup: everything once, a successor",
+        bug: Bug::Hang,
+    },
+    Missing {
+        rule: Rule::CloseBeforeLetGo,
+        row: "issue 12: unmount and mount again, and the CLOSE is read after the OPEN",
+        scenario: "remount: everything once",
+        bug: Bug::OpenBeforeClose,
     },
 ];

@@ -131,20 +131,27 @@ fn cve_2024_41074(lab: &Lab) -> Result<()> {
         // Nothing else is new: what there is to read is the OPEN.
         ensure!(device.wait(Some(*SOON))?, "no OPEN came");
     }
-    for id in 1..8 {
-        let got = device.open_reply(read.msg_id.wrapping_add(id), Ok(SIZE));
+    // The id of the OPEN was reserved before that of the READ, with the fd.
+    let near = (1..8).flat_map(|away| {
+        [
+            read.msg_id.wrapping_add(away),
+            read.msg_id.wrapping_sub(away),
+        ]
+    });
+    for id in near {
+        let got = device.open_reply(id, Ok(SIZE));
         if lab.is_peer() {
             // C takes the answer, and fails the OPEN with EBADFD behind it.
-            println!("copen of {} + {id}: {got:?}", read.msg_id);
+            println!("copen of {id}: {got:?}");
         } else {
-            expect_error(got, Errno::INVAL, "a copen for what nobody has read")?;
+            expect_error(got, Errno::INVAL, "a copen for what was not read")?;
         }
     }
     scene.blob = scene.hand.opened()?;
-    let ahead = scene.blob.msg_id.wrapping_sub(read.msg_id);
+    let away = i64::from(scene.blob.msg_id) - i64::from(read.msg_id);
     ensure!(
-        lab.is_peer() || (1..8).contains(&ahead),
-        "the OPEN is {ahead} behind the READ: none of the copens was for it"
+        lab.is_peer() || (1..8).contains(&away.abs()),
+        "the OPEN is {away} from the READ: none of the copens was for it"
     );
     scene.hand.read()?.answer(&scene.blob.object)?;
     expect_data(scene.hand.until_done(reader)?, 3)?;
@@ -152,7 +159,7 @@ fn cve_2024_41074(lab: &Lab) -> Result<()> {
 }
 
 /// Something that takes the place of an anonymous fd.
-fn dummy() -> Result<ObjectFd> {
+pub(super) fn dummy() -> Result<ObjectFd> {
     Ok(ObjectFd::from(std::os::fd::OwnedFd::from(
         std::fs::File::open("/dev/null")?,
     )))

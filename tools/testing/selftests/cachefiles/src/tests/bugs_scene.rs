@@ -51,8 +51,17 @@ pub fn breathe() {
     thread::sleep(Duration::from_micros(50));
 }
 
-/// The images `meta`, `meta2`, ... with one file each, whose bytes are those of `blob`, `blob2`, ...
-const NAMES: [(&str, &str); 3] = [("meta", "blob"), ("meta2", "blob2"), ("meta3", "blob3")];
+/// How many blocks the blob has of which many READs can be pending.
+pub const WIDE: u32 = 1024;
+
+/// The images `meta`, `meta2`, ... with one file each, whose bytes are those of `blob`, `blob2`, ..., and
+/// how many blocks these have.
+const NAMES: [(&str, &str, u32); 4] = [
+    ("meta", "blob", BLOCKS),
+    ("meta2", "blob2", BLOCKS),
+    ("meta3", "blob3", BLOCKS),
+    ("meta-wide", "blob-wide", WIDE),
+];
 
 /// An OPEN left to the test.
 pub struct Open {
@@ -116,15 +125,15 @@ impl Hand {
         let device = free_device(cache.dir())?;
         device.bind_ondemand()?;
         let mut blobs = HashMap::new();
-        for (meta, blob) in NAMES {
-            let chunks: Vec<(u16, u32)> = (0..BLOCKS).map(|block| (1, block)).collect();
+        for (meta, blob, blocks) in NAMES {
+            let chunks: Vec<(u16, u32)> = (0..blocks).map(|block| (1, block)).collect();
             let image = Image::new().device(blob).file("file", 0, chunks).build();
             blobs.insert(meta.into(), image);
             blobs.insert(
                 blob.into(),
                 Blob::Pattern {
                     seed: stage::SEED,
-                    size: SIZE,
+                    size: u64::from(blocks) * BLOCK,
                 },
             );
         }

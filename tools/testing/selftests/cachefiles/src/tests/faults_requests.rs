@@ -30,6 +30,7 @@ use std::{
 group!("faults_requests":
     delivery_of_an_open,
     copen,
+    close_of_an_orphan,
     read_of_what_is_missing,
     read_of_what_is_there,
     write,
@@ -130,6 +131,31 @@ fn copen(lab: &Lab) -> Result<()> {
         let got = in_time("a mount", opening.mount)?;
         ensure!(got.is_err(), "mounted what the daemon has refused");
         Ok(())
+    })
+}
+
+/// An object that went before its OPEN was answered: the daemon is told to close the fd, whatever memory
+/// there is when it answers.
+fn close_of_an_orphan(lab: &Lab) -> Result<()> {
+    if lab.is_peer() {
+        return Err(Skip("C's object does not go before the answer".to_owned()).into());
+    }
+    let cache = lab.cache()?;
+    let daemon = cache.serve(blobs(Manner::Manual))?;
+    each_allocation("answer to the OPEN of an object that went", 1, 1, |fault| {
+        let mut mount = mounted(lab)?;
+        let open = daemon.open()?;
+        mount.unmount()?;
+        let device = daemon.device()?;
+        let answer = || device.open_reply(open.msg_id, Ok(SIZE));
+        let got = fault.during(answer)?;
+        if told(fault, got)?.is_none() {
+            answer().context("the next try")?;
+        }
+        match daemon.event()? {
+            Event::Close { object_id } if object_id == open.object_id => Ok(()),
+            other => bail!("not the CLOSE of {}: {other:?}", open.object_id),
+        }
     })
 }
 
@@ -290,9 +316,9 @@ fn held_scene(lab: &Lab) -> Result<(Cache, Daemon, Mount, Held)> {
 fn closing_the_fd(lab: &Lab) -> Result<()> {
     let (_cache, daemon, mount, mut held) = held_scene(lab)?;
     let (mut block, mut failed) = (0, 0);
-    // On C closing allocates nothing, and the READ waits until somebody says `restore`.
-    let at_least = if lab.is_peer() { 0 } else { 1 };
-    each_allocation("close(2) of an anonymous fd", at_least, 1, |fault| {
+    // Closing allocates nothing: what reopens the object was made with the fd. On C the READ waits for
+    // `restore`.
+    each_allocation("close(2) of an anonymous fd", 0, 1, |fault| {
         block += 1;
         let reader = read_block(&mount.path("file"), block);
         match daemon.event()? {

@@ -15,6 +15,7 @@ mod changed_behind;
 mod command;
 mod cycle;
 mod daemon_habits;
+mod delivery;
 mod device;
 mod differences;
 mod domains;
@@ -74,6 +75,7 @@ pub const GROUPS: &[&Group] = &[
     &failure::GROUP,
     &abandoned::GROUP,
     &daemon_habits::GROUP,
+    &delivery::GROUP,
     &bugs_answer::GROUP,
     &bugs_lifetime::GROUP,
     &bugs_cache::GROUP,
@@ -170,6 +172,11 @@ pub const IN_V5: &[InV5] = &[
             // The fds that v5's messages name are those of one process.
             "processes_share_one_device",
         ],
+        long: true,
+    },
+    InV5 {
+        group: &delivery::GROUP,
+        without: &[],
         long: true,
     },
     InV5 {
