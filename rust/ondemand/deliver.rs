@@ -10,7 +10,6 @@ use super::table::{unpark_one, Ended, RequestTable, Requests};
 use crate::protocol::message::{Body, Layout, Message, MSG_MAX, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
 use crate::sys::errno::EMSGSIZE;
-use crate::sys::time::tick;
 use crate::sys::trace;
 use crate::sys::work;
 use kernel::prelude::*;
@@ -124,7 +123,7 @@ impl RequestTable {
         let message = picked.message(object, Fd::default(), 0);
         let len = copy(&message, layout, &mut out)?;
         self.change(Err(EIO), |table, ended| {
-            table.last_read = Some(tick());
+            table.was_read();
             if let Picked::Close(fd) = picked {
                 self.happen(table, object, Event::CloseCopied(fd.id), ended);
             }
@@ -163,7 +162,7 @@ impl RequestTable {
             let copied = Event::OpenCopied(message.id, fd);
             let published = self.happen(table, object, copied, ended).is_some();
             match published {
-                true => table.last_read = Some(tick()),
+                true => table.was_read(),
                 false => unused = self.reqs.remove(fd.next),
             }
             published
@@ -189,7 +188,7 @@ impl WorkItem for RequestTable {
 
     /// Waits a moment, unless the table dies, and has what is parked delivered.
     fn run(this: Arc<Self>) {
-        this.killed.wait_at_most(RETRY);
+        let _ = this.killed.wait_killable(RETRY);
         {
             let mut table = this.lock().lock();
             table.retrying = false;

@@ -14,7 +14,6 @@ use crate::sys::completion::{is_dying, Completion, Unmet};
 use crate::sys::errno::{EBADFD, ETIMEDOUT};
 use crate::sys::log;
 use crate::sys::poll::PollQueue;
-use crate::sys::time::{tick, Tick};
 use crate::sys::trace;
 use crate::sys::xarray::XArray;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -36,11 +35,19 @@ pub(crate) struct Requests {
     pub(super) parked: Queue<DemandObject>,
     /// A worker is going to try the parked ones again.
     pub(super) retrying: bool,
-    /// When the daemon has read a message last; `None` if an object has waited for that in vain.
-    pub(super) last_read: Option<Tick>,
+    /// How many messages the daemon has read; goes round.
+    read: u32,
+    /// An object has waited in vain for it to read one, and it has read none since.
+    hangs: bool,
 }
 
 impl Requests {
+    /// The daemon has read a message.
+    pub(super) fn was_read(&mut self) {
+        self.read = self.read.wrapping_add(1);
+        self.hangs = false;
+    }
+
     /// The list of objects whose place is `place`.
     pub(super) fn objects<'a>(
         place: &Place,
@@ -102,7 +109,8 @@ impl RequestTable {
             ready: Queue::default(),
             parked: Queue::default(),
             retrying: false,
-            last_read: Some(tick()),
+            read: 0,
+            hangs: false,
         };
         pin_init!(Self {
             reqs_lock <- new_spinlock!(requests, "RequestTable::reqs_lock"),
@@ -470,27 +478,30 @@ impl RequestTable {
     /// fd, or the table is dead. So an OPEN of the same keys comes after that. But not for longer than
     /// the daemon reads nothing, nor than it may take to answer an OPEN that it has read.
     pub(crate) fn wait_gone(&self, object: &Arc<DemandObject>) {
-        if self.reqs_lock.lock().last_read.is_none() {
-            // Another object has waited already.
-            return;
-        }
-        while !object.gone.wait_at_most(PATIENCE) {
+        let mut read = {
+            let table = self.reqs_lock.lock();
+            if table.hangs {
+                return;
+            }
+            table.read
+        };
+        while let Err(Unmet::TimedOut) = object.gone.wait_killable(PATIENCE) {
             let mut table = self.reqs_lock.lock();
-            let closing = matches!(object.demand.access(&table).state, State::Closing { .. });
-            let reads = |last: Tick| !last.is_older_than(PATIENCE.into());
-            if closing && table.last_read.is_some_and(reads) {
+            let state = object.demand.access(&table).state;
+            // Its turn comes if the daemon reads; but a copy may be stuck.
+            if matches!(state, State::Closing { copying: false, .. }) && table.read != read {
+                read = table.read;
                 continue;
             }
-            if closing {
-                table.last_read = None;
-            }
+            let closing = matches!(state, State::Closing { .. });
+            table.hangs |= closing;
             drop(table);
             log::warn_limited!(
                 "object {:x}: its file is closed before the daemon was told: in {} ms it {}",
                 object.debug_id,
                 PATIENCE,
                 match closing {
-                    true => "has read no message",
+                    true => "has not read the CLOSE",
                     false => "has not answered the OPEN",
                 }
             );
