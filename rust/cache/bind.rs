@@ -27,8 +27,8 @@ use kernel::prelude::*;
 use kernel::str::CStr;
 use kernel::sync::{Arc, UniqueArc};
 
-/// Milliseconds between two looks at the space that others have left.
-const LOOK_MS: u32 = 2000;
+/// Milliseconds between two looks at the space that others have left, and the daemon's room for fds.
+const LOOK_MS: u32 = 1000;
 
 /// What a `bind` binds.
 pub(crate) struct Plan<'a> {

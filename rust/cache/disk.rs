@@ -317,10 +317,12 @@ impl Disk {
     }
 }
 
-/// Others fill the disk, too, while nothing is written to the cache.
+/// Others fill the disk, too, while nothing is written to the cache; and no event tells that the daemon
+/// has room for fds again.
 impl Recurring for Disk {
     fn recur(&self) {
         if self.service() == Service::On {
+            self.requests.retry();
             let _acting = self.cred.assume();
             // Who sleeps in poll(2) is woken if the state changes; an error is the next user's.
             let _ = self.has_room(0, 0, Need::Check);

@@ -6,19 +6,15 @@ use super::anon_fd::AnonFd;
 use super::object::{DemandObject, Place};
 use super::request::Request;
 use super::state::{Event, Fd, Message as Next, MsgId, Read};
-use super::table::{unpark_one, Ended, RequestTable, Requests};
+use super::table::{Ended, RequestTable, Requests};
 use crate::protocol::message::{Body, Layout, Message, MSG_MAX, OPEN_WANT_CACHE_SIZE};
 use crate::sys::anon_file::Prepared;
 use crate::sys::errno::EMSGSIZE;
 use crate::sys::trace;
-use crate::sys::work;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::uaccess::UserSliceWriter;
-use kernel::workqueue::{impl_has_work, WorkItem};
 
-/// How long an OPEN for which the daemon has no fd waits, in milliseconds, unless one is closed.
-const RETRY: u32 = 250;
 
 /// A message that was taken to be delivered.
 enum Picked {
@@ -89,8 +85,8 @@ impl RequestTable {
     }
 
     /// Makes a message new again that the daemon has not got, unless it is over.
-    fn put_back(self: &Arc<Self>, object: &Arc<DemandObject>, picked: &Picked, no_fd: bool) {
-        let retries = self.change(Err(EIO), |table, ended| {
+    fn put_back(&self, object: &Arc<DemandObject>, picked: &Picked, no_fd: bool) {
+        self.change(Err(EIO), |table, ended| {
             match picked {
                 Picked::Open(id) | Picked::Close(Fd { next: id, .. }) => {
                     self.happen(table, object, Event::NotCopied(*id), ended);
@@ -102,15 +98,10 @@ impl RequestTable {
                     }
                 }
             }
-            let parks = no_fd && core::mem::take(&mut ended.wakes);
-            if parks {
+            if no_fd && core::mem::take(&mut ended.wakes) {
                 object.set_place(table, Place::Parked);
             }
-            parks && !core::mem::replace(&mut table.retrying, true)
         });
-        if retries {
-            work::enqueue(self.clone());
-        }
     }
 
     fn deliver_plain(
@@ -176,25 +167,6 @@ impl RequestTable {
         }
         file.publish(data);
         Ok(len)
-    }
-}
-
-impl_has_work! {
-    impl HasWork<Self> for RequestTable { self.retry }
-}
-
-impl WorkItem for RequestTable {
-    type Pointer = Arc<Self>;
-
-    /// Waits a moment, unless the table dies, and has what is parked delivered.
-    fn run(this: Arc<Self>) {
-        let _ = this.killed.wait_killable(RETRY);
-        {
-            let mut table = this.lock().lock();
-            table.retrying = false;
-            while unpark_one(&mut table) {}
-        }
-        this.pollers.wake();
     }
 }
 

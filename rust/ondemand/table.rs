@@ -17,10 +17,9 @@ use crate::sys::poll::PollQueue;
 use crate::sys::trace;
 use crate::sys::xarray::XArray;
 use core::sync::atomic::{AtomicU32, Ordering};
+use kernel::new_spinlock;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
-use kernel::workqueue::Work;
-use kernel::{new_spinlock, new_work};
 
 /// How long an object that goes away waits for a daemon that reads nothing, in milliseconds.
 const PATIENCE: u32 = 5000;
@@ -33,8 +32,6 @@ pub(crate) struct Requests {
     pub(super) ready: Queue<DemandObject>,
     /// Objects whose OPEN could not be delivered for want of an fd.
     pub(super) parked: Queue<DemandObject>,
-    /// A worker is going to try the parked ones again.
-    pub(super) retrying: bool,
     /// How many messages the daemon has read; goes round.
     read: u32,
     /// An object has waited in vain for it to read one, and it has read none since.
@@ -90,12 +87,6 @@ pub(crate) struct RequestTable {
     ids: XArray<Request>,
     /// How long a request may go unanswered, in milliseconds; 0: for ever.
     timeout: AtomicU32,
-    /// Completed when the table is dead.
-    #[pin]
-    pub(super) killed: Completion,
-    /// Tries parked objects again.
-    #[pin]
-    pub(super) retry: Work<RequestTable>,
     /// Those who poll the device.
     #[pin]
     pub(crate) pollers: PollQueue,
@@ -108,7 +99,6 @@ impl RequestTable {
             dead: false,
             ready: Queue::default(),
             parked: Queue::default(),
-            retrying: false,
             read: 0,
             hangs: false,
         };
@@ -117,8 +107,6 @@ impl RequestTable {
             reqs <- XArray::new(0, u32::MAX),
             ids <- XArray::new(1, i32::MAX as u32),
             timeout: AtomicU32::new(0),
-            killed <- Completion::new(),
-            retry <- new_work!("RequestTable::retry"),
             pollers <- PollQueue::new(),
         })
     }
@@ -427,11 +415,19 @@ impl RequestTable {
         });
     }
 
+    /// The OPENs for which the daemon had no fd can be delivered again: it may have some now.
+    pub(crate) fn retry(&self) {
+        self.change(Err(EIO), |table, ended| {
+            while unpark_one(table) {
+                ended.wakes = true;
+            }
+        });
+    }
+
     /// The cache is dead: nothing is stored any more, and every request fails with `EIO`
     /// (`cachefiles_flush_reqs()`). Costs what is pending in all.
     pub(crate) fn kill(&self) {
         self.reqs_lock.lock().dead = true;
-        self.killed.complete();
         let mut from = Some(0);
         while let Some((id, object)) = from.and_then(|from| self.next_object(from)) {
             self.change(Err(EIO), |table, ended| {

@@ -8,25 +8,13 @@ use super::bindings;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
 use kernel::workqueue::Queue;
-use kernel::workqueue::{impl_has_work, RawWorkItem, Work, WorkItem};
+use kernel::workqueue::{impl_has_work, Work, WorkItem};
 use kernel::{new_spinlock, new_work};
 
 /// Waits for all jobs that were started before.
 pub(crate) fn wait_for_started() {
     // SAFETY: The queue exists as long as the module's code may run (`sys/module.rs`).
     unsafe { bindings::cfrs_flush_workers() }
-}
-
-/// Has a worker call [`WorkItem::run`] of `item`, unless it is about to do so already. Callable from any
-/// context.
-pub(crate) fn enqueue<T>(item: Arc<T>)
-where
-    Arc<T>: RawWorkItem<0, EnqueueOutput = Result<(), Arc<T>>> + Send + 'static,
-{
-    // SAFETY: The queue exists as long as the module's code may run (`sys/module.rs`), and is only
-    // set before any other code does.
-    let queue = unsafe { Queue::from_raw(bindings::cfrs_workers) };
-    let _ = queue.enqueue(item);
 }
 
 /// What a worker does, once, with what it was waiting for. May sleep.
@@ -84,8 +72,10 @@ impl<J: Job> Deferred<J> {
                 }
             }
         }
+        // SAFETY: The queue exists as long as the module's code may run (`sys/module.rs`).
+        let queue = unsafe { Queue::from_raw(bindings::cfrs_workers) };
         // It is not on the queue yet: one call alone comes through above.
-        enqueue(self);
+        let _ = queue.enqueue(self);
     }
 }
 
