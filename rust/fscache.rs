@@ -38,10 +38,6 @@ impl Backend for CacheFiles {
         Ok(volume)
     }
 
-    fn no_volume(cache: ArcBorrow<'_, Cache>) {
-        cache.missed.no_volume();
-    }
-
     fn withdraw_objects(cache: ArcBorrow<'_, Cache>) {
         cache.withdraw_objects();
     }

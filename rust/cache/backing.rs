@@ -22,13 +22,13 @@ pub(crate) struct Backing {
     /// The disk that it is on.
     pub(crate) disk: Arc<Disk>,
     /// Size of the netfs's file in bytes.
-    size: AtomicU64,
+    pub(crate) size: AtomicU64,
     #[pin]
     in_service: SpinLock<Option<Opened>>,
     /// Reads under way whose data is to be stored.
     pub(crate) copies: Copies,
     /// Whether the daemon has accepted the object: the lookup ends without the daemon from then on.
-    accepted: AtomicBool,
+    pub(crate) accepted: AtomicBool,
     /// The lookup is over, with a file or without.
     #[pin]
     settled: Completion,
@@ -54,16 +54,6 @@ impl Backing {
         )
     }
 
-    /// Size of the netfs's file in bytes.
-    pub(crate) fn size(&self) -> u64 {
-        self.size.load(Ordering::Relaxed)
-    }
-
-    /// Sets the size of the netfs's file.
-    pub(crate) fn set_size(&self, size: u64) {
-        self.size.store(size, Ordering::Relaxed);
-    }
-
     /// Puts the file in service that the lookup has found or made.
     pub(crate) fn install(&self, file: Opened) {
         let none = self.in_service.lock().replace(file);
@@ -87,11 +77,6 @@ impl Backing {
     /// Completed when the lookup is over.
     pub(crate) fn settled(&self) -> &Completion {
         &self.settled
-    }
-
-    /// The daemon has accepted the object.
-    pub(crate) fn accept(&self) {
-        self.accepted.store(true, Ordering::Release);
     }
 
     /// The file, for the daemon. It may have heard of its success before the lookup that opens the

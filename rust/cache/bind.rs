@@ -6,8 +6,8 @@ use super::abandoned;
 use super::directory::Directory;
 use super::disk::{Disk, End, Need};
 use super::limits::Limits;
-use super::missed::Missed;
 use super::probe::probe;
+use super::unseen_writes::UnseenWrites;
 use super::{Cache, BLOCK};
 use crate::fscache::CacheFiles;
 use crate::ondemand::RequestTable;
@@ -114,9 +114,9 @@ impl Plan<'_> {
             None => Some(CookieClock::new()?),
             Some(_) => None,
         };
-        let missed = match &clock {
-            Some(clock) => Missed::everything(clock)?,
-            None => Missed::nothing(),
+        let unseen = match &clock {
+            Some(clock) => UnseenWrites::to_all(clock)?,
+            None => UnseenWrites::none(),
         };
         let look = Periodic::start(disk.clone(), LOOK_MS)?;
         let cache = Arc::pin_init(
@@ -124,7 +124,7 @@ impl Plan<'_> {
                 store,
                 graveyard,
                 on_demand: self.on_demand,
-                missed,
+                unseen,
                 objects <- XArray::new(1, u32::MAX),
                 when_empty <- new_spinlock!(None, "Cache::when_empty"),
                 _look: look,
@@ -134,7 +134,7 @@ impl Plan<'_> {
         )?;
         let active: Active<CacheFiles> = Active::add(record, cache)?;
         if let Some(clock) = clock {
-            active.cache().missed.ends(&clock);
+            active.cache().unseen.end(&clock);
         }
         if self.on_demand.is_some() {
             in_use.iter().for_each(|cookie| cookie.look_up_again());

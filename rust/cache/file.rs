@@ -45,12 +45,9 @@ struct Known {
 }
 
 /// How far the attribute that says "is being changed" has got.
-#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// It is not set.
-    None,
     /// It is set, or need not be: the file has no name.
-    Set,
+    Set = 1,
     /// It is on the disk.
     Durable,
 }
@@ -73,7 +70,7 @@ pub(crate) struct CacheFile {
     /// How long the netfs's file was when this one was found to be as that is, or whenever it was cut
     /// since, if that was shorter. 0 if this one was made since.
     valid_to: AtomicU64,
-    /// A [`Mark`].
+    /// A [`Mark`], or 0.
     mark: AtomicU8,
     named: AtomicBool,
 }
@@ -114,7 +111,7 @@ impl Opened {
                 block_size,
                 validity,
                 valid_to: AtomicU64::new(0),
-                mark: AtomicU8::new(Mark::None as u8),
+                mark: AtomicU8::new(0),
                 named: AtomicBool::new(named),
             }),
             GFP_KERNEL,
@@ -161,13 +158,9 @@ impl CacheFile {
         self.named.store(true, Ordering::Relaxed);
     }
 
-    /// How far the mark has got that it is being changed.
-    pub(crate) fn mark(&self) -> Mark {
-        match self.mark.load(Ordering::Relaxed) {
-            mark if mark == Mark::Durable as u8 => Mark::Durable,
-            mark if mark == Mark::Set as u8 => Mark::Set,
-            _ => Mark::None,
-        }
+    /// Whether the mark that it is being changed has got so far.
+    pub(crate) fn has_mark(&self, mark: Mark) -> bool {
+        self.mark.load(Ordering::Relaxed) >= mark as u8
     }
 
     /// The mark has got so far.

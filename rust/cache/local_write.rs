@@ -26,7 +26,7 @@ pub(crate) fn prepare_to_write(object: &Object) {
 /// Data is written directly, and would be on the disk before the mark, which is waited for therefore:
 /// the power may fail, and the server not have it yet.
 pub(crate) fn before_write(object: &Object, file: &CacheFile) -> Result {
-    if file.mark() == Mark::Durable || !object.cookie.is(CookieFlag::LocalWrite) {
+    if file.has_mark(Mark::Durable) || !object.cookie.is(CookieFlag::LocalWrite) {
         return Ok(());
     }
     mark(object, file)?;
@@ -40,7 +40,7 @@ pub(crate) fn before_write(object: &Object, file: &CacheFile) -> Result {
 /// Sets the mark. A file without a name is not found again anyhow. Unmarked, the file must not be written
 /// to.
 fn mark(object: &Object, file: &CacheFile) -> Result {
-    if file.mark() == Mark::None && file.is_named() {
+    if !file.has_mark(Mark::Set) && file.is_named() {
         set_mark(object, file).inspect_err(|_| file.validity.spoil())?;
     }
     file.set_mark(Mark::Set);

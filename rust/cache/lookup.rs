@@ -21,6 +21,7 @@ use crate::sys::inode::InUse;
 use crate::sys::log;
 use crate::sys::trace::{self, Killed, Seen, Trunc, Where};
 use crate::sys::work::{Deferred, Job};
+use core::sync::atomic::Ordering;
 use kernel::prelude::*;
 use kernel::sync::Arc;
 
@@ -55,7 +56,7 @@ pub(crate) fn look_up(
     let cookie = cookie.made(object.clone());
     let _acting = cache.disk.cred.assume();
     // Before somebody begins to write whom we know.
-    let missed = cache.missed.writes_to(&cookie);
+    let missed = cache.unseen.may_be_to(&cookie);
     let ready = find(&object, &cookie).and_then(|found| match cache.on_demand {
         Some(_) => ask_size(&object, found),
         None => forget_if(missed, &object, found, &cookie)
@@ -94,7 +95,7 @@ pub(crate) fn look_up(
 fn not_found(cache: &Cache, cookie: &Cookie) {
     // Nobody writes what is served on demand.
     if cache.on_demand.is_none() {
-        cache.missed.not_found(cookie);
+        cache.unseen.not_found(cookie);
     }
 }
 
@@ -197,7 +198,7 @@ impl Object {
             return Err(ESTALE);
         }
         self.cookie.set_size(size)?;
-        self.backing.set_size(size);
+        self.backing.size.store(size, Ordering::Relaxed);
         if size > 0 {
             self.cookie.clear(CookieFlag::NoData);
         } else {

@@ -29,10 +29,10 @@ pub(crate) mod key;
 pub(crate) mod limits;
 pub(crate) mod local_write;
 pub(crate) mod lookup;
-pub(crate) mod missed;
 pub(crate) mod object;
 pub(crate) mod partial;
 mod probe;
+pub(crate) mod unseen_writes;
 #[allow(unreachable_pub, reason = "the host's tests use it too")]
 pub(crate) mod validity;
 pub(crate) mod volume;
@@ -48,8 +48,8 @@ use directory::Directory;
 use disk::Disk;
 use kernel::prelude::*;
 use kernel::sync::{Arc, SpinLock};
-use missed::Missed;
 use object::Object;
+use unseen_writes::UnseenWrites;
 
 /// Data is read and written in blocks of this many bytes, which is also how far the daemon's data
 /// counts as present.
@@ -72,7 +72,7 @@ pub(crate) struct Cache {
     /// How the daemon is spoken to about misses; `None` in the ordinary mode.
     pub(crate) on_demand: Option<Layout>,
     /// Which cookies may have been written to when the cache was not told.
-    pub(crate) missed: Missed,
+    pub(crate) unseen: UnseenWrites,
     /// Objects in service, by a number of no meaning.
     #[pin]
     pub(crate) objects: XArray<Object>,

@@ -26,14 +26,11 @@ struct Part {
 impl Part {
     /// Whether the first `needed` bytes are known.
     fn has(&self, needed: usize) -> bool {
-        self.known.iter().enumerate().all(|(index, word)| {
-            let wanted = match needed.saturating_sub(index * 64) {
-                0 => 0,
-                left @ 1..=63 => (1 << left) - 1,
-                _ => u64::MAX,
-            };
-            word & wanted == wanted
-        })
+        let is_known = |at: usize| {
+            let word = self.known.get(at / 64);
+            word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+        };
+        (0..needed).all(is_known)
     }
 }
 

@@ -69,10 +69,8 @@ fn try_attributes(file: &File) -> Result {
 
 /// Writes the second block of four, which are holes.
 fn try_data(file: &File) -> Result {
-    let (mut written, mut read) = (
-        Blocks::zeroed(1, GFP_KERNEL)?,
-        Blocks::zeroed(1, GFP_KERNEL)?,
-    );
+    let mut written = Blocks::zeroed(1, GFP_KERNEL)?;
+    let mut read = Blocks::zeroed(1, GFP_KERNEL)?;
     written.fill(0xa5);
     file.truncate(4 * BLOCK)?;
     if file.write_blocks(BLOCK, &written, written.len())? < written.len() {

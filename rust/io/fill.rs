@@ -15,6 +15,7 @@ use crate::sys::completion::is_dying;
 use crate::sys::fscache::Count;
 use crate::sys::iov_iter::IovIter;
 use crate::sys::trace;
+use core::sync::atomic::Ordering;
 use kernel::alloc::flags::__GFP_NOWARN;
 use kernel::prelude::*;
 
@@ -45,11 +46,11 @@ impl Store for Backing {
     }
 
     fn accepted(&self) {
-        self.accept();
+        self.accepted.store(true, Ordering::Release);
     }
 
     fn size(&self) -> u64 {
-        Backing::size(self)
+        self.size.load(Ordering::Relaxed)
     }
 
     fn seek(&self, offset: i64, whence: i32) -> Result<u64> {

@@ -15,7 +15,6 @@ use kernel::prelude::*;
 use kernel::sync::Arc;
 use kernel::uaccess::UserSliceWriter;
 
-
 /// A message that was taken to be delivered.
 enum Picked {
     Open(MsgId),
@@ -214,15 +213,12 @@ impl Picked {
             } => {
                 let (offset, len) = request.range.unwrap_or_default();
                 let fd_number = fd.number;
-                (
-                    id,
-                    fd,
-                    Body::Read {
-                        offset,
-                        len,
-                        fd: fd_number,
-                    },
-                )
+                let body = Body::Read {
+                    offset,
+                    len,
+                    fd: fd_number,
+                };
+                (id, fd, body)
             }
         };
         Message {

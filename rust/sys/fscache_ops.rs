@@ -37,8 +37,6 @@ pub(crate) trait Backend: Sized + 'static {
         cache: ArcBorrow<'_, Self::Cache>,
         cookie: &VolumeCookie<'_>,
     ) -> Result<Arc<Self::Volume>>;
-    /// A volume could not be represented, and its cookies are not looked up.
-    fn no_volume(cache: ArcBorrow<'_, Self::Cache>);
     /// The cache's service ends: has FS-Cache withdraw each cookie that has an object
     /// ([`Cookie::withdraw`]).
     fn withdraw_objects(cache: ArcBorrow<'_, Self::Cache>);
@@ -181,13 +179,9 @@ impl<B: Backend> Table<B> {
         let Some(ptr) = NonNull::new(raw) else {
             return;
         };
+        // Without memory for the volume its cookies are not looked up.
         // SAFETY: FS-Cache holds an access to the cache, and is calling for this volume.
-        unsafe {
-            let service = Service::<B>::of((*raw).cache);
-            if service.acquire(ptr).is_err() {
-                B::no_volume(service.cache.as_arc_borrow());
-            }
-        }
+        let _ = unsafe { Service::<B>::of((*raw).cache).acquire(ptr) };
     }
 
     unsafe extern "C" fn free_volume(raw: *mut bindings::fscache_volume) {
