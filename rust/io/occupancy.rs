@@ -23,7 +23,8 @@ pub(crate) fn prepare_read(
 ) -> Source {
     let mut file = None;
     let mut object = 0;
-    let (source, found) = if read.start() >= file_size {
+    let is_behind_end = read.start() >= file_size;
+    let (source, found) = if is_behind_end && read.start() % BLOCK == 0 {
         file = resources.file();
         (Source::Zeroes, Found::AfterEof)
     } else if resources.cookie().is(CookieFlag::NoData) {
@@ -35,11 +36,21 @@ pub(crate) fn prepare_read(
         object = of.debug_id;
         let opened = file.insert(opened);
         match opened.validity.is_good() {
+            true if is_behind_end => {
+                read.flags().set_copy_to_cache();
+                (Source::Zeroes, Found::AfterEof)
+            }
             true => place(&of, opened, read, file_size),
             false => (Source::Server, Found::NoFile),
         }
     } else {
         (Source::Server, Found::NoFile)
+    };
+    let (source, found) = match is_behind_end {
+        // The rest of a page whose bytes come from the server. netfs stores the page if the part that
+        // is done last has the flag, which on 9P is always this one.
+        true => (Source::Zeroes, Found::AfterEof),
+        false => (source, found),
     };
     let preparing = Preparing {
         object,

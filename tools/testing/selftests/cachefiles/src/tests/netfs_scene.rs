@@ -109,8 +109,8 @@ const PAGE: usize = 4096;
 /// Fails unless a file of this size came from the cache, but for the page that it ends in.
 ///
 /// Such a page is two parts of a read, the server's bytes and netfs's zeros behind them.  Whichever
-/// is done last takes the page, and only the server's part has the mark to store it: if the server
-/// was first, as it is now and then with NFS and always with 9P, the page is not stored.
+/// is done last takes the page, and with C's module only the server's part has the mark to store it: if
+/// the server was first, as it is now and then with NFS and always with 9P, the page is not stored.
 pub(super) fn from_cache(moved: &Counters, size: usize) -> Result<()> {
     let ends = i64::from(size % PAGE != 0);
     ensure!(
