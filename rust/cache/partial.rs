@@ -28,7 +28,7 @@ impl Part {
     fn has(&self, needed: usize) -> bool {
         let is_known = |at: usize| {
             let word = self.known.get(at / 64);
-            word.is_some_and(|word| word >> (at % 64) & 1 == 1)
+            word.is_some_and(|word| (word >> (at % 64)) & 1 == 1)
         };
         (0..needed).all(is_known)
     }

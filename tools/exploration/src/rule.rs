@@ -140,16 +140,22 @@ impl Rules {
                 },
                 E::Restored,
             ) => unread(id, again, Some(fd.next)),
-            (Rule::RestoreHeldOpen, S::Opening { open, .. }, E::Restored)
-                if matches!(open, Open::Held { .. }) =>
-            {
-                None
-            }
-            (Rule::RestoreCopiedOpen, S::Opening { open, .. }, E::Restored)
-                if matches!(open, Open::Copying { .. }) =>
-            {
-                None
-            }
+            (
+                Rule::RestoreHeldOpen,
+                S::Opening {
+                    open: Open::Held { .. },
+                    ..
+                },
+                E::Restored,
+            )
+            | (
+                Rule::RestoreCopiedOpen,
+                S::Opening {
+                    open: Open::Copying { .. },
+                    ..
+                },
+                E::Restored,
+            ) => None,
             (Rule::CloseOnce, S::Closing { fd, .. }, E::Restored) => {
                 Some((S::Closing { fd, copying: false }, Reads::Stay))
             }

@@ -83,6 +83,14 @@ impl Lab {
         &self.module
     }
 
+    /// Leaves the case out on C's module, which would bring the kernel down.
+    pub fn spare_the_peer(&self, why: &str) -> Result<()> {
+        match self.is_peer() {
+            true => Err(Skip(why.to_owned()).into()),
+            false => Ok(()),
+        }
+    }
+
     /// Whether the module under test is C's.  A case that asks says in a comment what C does
     /// otherwise, and why.
     pub fn is_peer(&self) -> bool {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     cachefilesd::{drop_pages, Keeper},
-    ktap::{in_ci, Skip},
+    ktap::in_ci,
     lab::Lab,
     remote::{Kind, Remote},
     trace::Slowed,
@@ -17,20 +17,15 @@ use crate::{
 use anyhow::{ensure, Context, Result};
 use std::{fs::File, os::unix::fs::FileExt, path::Path, thread};
 
-/// Cases in which C's module, if it is the one under test, has netfs of 6.12 hit the BUG() in
-/// netfs_consume_read_data(): Documentation/netfs-read-collect-bug.rst.
-fn spare_the_peer(lab: &Lab) -> Result<()> {
-    match lab.is_peer() {
-        true => Err(Skip("with C's module netfs of 6.12 hits a BUG()".into()).into()),
-        false => Ok(()),
-    }
-}
+/// What C's module, if it is the one under test, has netfs of 6.12 do:
+/// Documentation/netfs-read-collect-bug.rst.
+const ON_C: &str = "with C's module netfs of 6.12 hits a BUG()";
 
 /// All whole pages of a file are cached, and the one behind them is not, so that reading all of it
 /// could be a part from the cache and part of a page from the server at once. The second time
 /// it comes from the cache.
 fn last_page_is_not_cached(lab: &Lab, kind: Kind) -> Result<()> {
-    spare_the_peer(lab)?;
+    lab.spare_the_peer(ON_C)?;
     let cache = lab.cache()?;
     let remote = Remote::new(lab, kind)?;
     let _keeper = Keeper::plain(cache.dir())?;
@@ -107,7 +102,7 @@ fn read_at_most(path: &Path, len: usize, want: &[u8]) -> Result<()> {
 /// Sizes of files and of reads around the limits of pages, with several readers of each file, whose pages
 /// are dropped before each read in the one way or the other. In the end all of it is cached.
 fn sizes_and_readers(lab: &Lab, kind: Kind) -> Result<()> {
-    spare_the_peer(lab)?;
+    lab.spare_the_peer(ON_C)?;
     let cache = lab.cache()?;
     let remote = Remote::new(lab, kind)?;
     let _keeper = Keeper::plain(cache.dir())?;
