@@ -2,9 +2,9 @@
 
 //! CacheFiles: a cache for network file systems on a mounted disk, and its on-demand mode.
 //!
-//! This is the crate root: the module's entry and exit, and the list of rooms. Data flows one way:
+//! This is the crate root: the module's entry and exit, and the list of directories. Data flows one way:
 //! `fscache` → `io`, `cache` → `ondemand` → `protocol`; the daemon comes in through `daemon`. `sys`
-//! is what they all stand on, and the only room with code that the compiler cannot check.
+//! is what they all stand on, and the only one with code that the compiler cannot check.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where FS-Cache and netfs call in. Every call goes straight to one of the rooms.
+//! Where FS-Cache and netfs call in. Every call goes straight to one of the directories.
 
 use crate::cache::file::CacheFile;
 use crate::cache::object::Object;

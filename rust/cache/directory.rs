@@ -61,7 +61,7 @@ impl Directory {
                 break made;
             }
         };
-        // Marked before the parent is unlocked, so that nobody can remove it in between.
+        // Marked before the parent is unlocked, so that it cannot be removed in between.
         let in_use = InUse::mark(dentry.clone(), Some(0)).inspect_err(|_| {
             let inode = dentry.inode().number();
             log::notice!("Inode already in use: {} (B={:x})", shown, inode);

@@ -52,8 +52,8 @@ pub(crate) struct Disk {
     end: AtEnd,
 }
 
-/// Tells when a disk, and with it all of its cache, is gone: whoever waits for that can be sure
-/// that the mount is put and that nobody is in the midst of it.
+/// Tells when a disk, and with it all of its cache, is gone: a task that waits for
+/// that can be sure that the mount is put, and that no other task is putting it.
 #[derive(Clone)]
 pub(crate) struct End(Arc<Completion>);
 
@@ -163,7 +163,7 @@ impl Disk {
         })
     }
 
-    /// The end of this disk, to be waited for by somebody who holds no reference to it.
+    /// The end of this disk, for a task to wait for that holds no reference to it.
     pub(crate) fn end(&self) -> End {
         self.end.0.clone()
     }

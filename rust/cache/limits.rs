@@ -5,7 +5,7 @@
 //! Lives here: the limits in per cent and their rules, the thresholds made of them at `bind`, the
 //! judgement on the space there is (`cachefiles_has_space()` without its side effects), and the
 //! line that tells the ordinary mode's daemon about it.  Never here: asking a file system for its
-//! space, or waking anybody.
+//! space, or waking pollers.
 //!
 //! For files and for blocks there are three limits with `0 <= stop < cull < run < 100`: below
 //! *stop* nothing is allocated, below *cull* culling begins, and it ceases when both resources
@@ -195,7 +195,7 @@ pub struct Space {
 pub struct Verdict {
     /// Whether to allocate; if not, the error is ENOBUFS.
     pub enough: bool,
-    /// What becomes of culling.  Any change is news for whoever polls.
+    /// What becomes of culling.  Pollers are told of any change.
     pub culling: CullChange,
 }
 

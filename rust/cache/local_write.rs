@@ -98,7 +98,7 @@ pub(crate) fn resize(object: &Object, file: &CacheFile, size: u64) {
                 object.io_error(format_args!("Shortening to {} bytes failed", size));
             }
             if let Ok(dentry) = file.file().dentry() {
-                // Without it the file is of no use to anybody; an error has been reported.
+                // Without it the file is not used again; an error has been reported.
                 let _ = coherency::remove(&object.cache().disk, object.debug_id, &dentry);
             }
         }

@@ -55,7 +55,7 @@ pub(crate) fn look_up(
     };
     let cookie = cookie.made(object.clone());
     let _acting = cache.disk.cred.assume();
-    // Before somebody begins to write whom we know.
+    // Before FS-Cache tells of a task that begins to write.
     let missed = cache.unseen.may_be_to(&cookie);
     let ready = find(&object, &cookie).and_then(|found| match cache.on_demand {
         Some(_) => ask_size(&object, found),
@@ -93,7 +93,7 @@ pub(crate) fn look_up(
 
 /// The cookie is not going to be cached.
 fn not_found(cache: &Cache, cookie: &Cookie) {
-    // Nobody writes what is served on demand.
+    // What is served on demand is not written to by a netfs.
     if cache.on_demand.is_none() {
         cache.unseen.not_found(cookie);
     }
@@ -109,7 +109,7 @@ fn failed(object: &Object, error: Error) {
 }
 
 /// What is served on demand stays in service without a file, until the netfs lets go of the cookie:
-/// whoever reads it gets `EIO`. If the cookie were withdrawn, it would be FS-Cache's `ENOBUFS`.
+/// readers get `EIO`. If the cookie were withdrawn, it would be FS-Cache's `ENOBUFS`.
 fn left_without_file(object: &Object, error: Error) {
     failed(object, error);
     object.cache().requests().drop_object(&object.demand);
@@ -161,7 +161,7 @@ impl Job for Pending {
         match found.and_then(|found| make_ready(&object, found, None)) {
             Ok(open) => object.backing.install(open),
             Err(error) => {
-                // What was found and is not served must be closed before somebody waits for that.
+                // What was found and is not served must be closed before a task waits for that.
                 drop(self);
                 left_without_file(&object, error);
             }
@@ -269,7 +269,7 @@ fn open(object: &Object, dentry: &Dentry) -> Result<Opened> {
 /// the lookup.
 fn create(object: &Object, cookie: Option<&Made<'_>>) -> Result<Opened> {
     let made_after = object.cookie.invalidations();
-    // Who waits for the lookup of a netfs's own file need not wait for the new one to be made.
+    // A task that waits for the lookup of a netfs's own file need not wait for the new one.
     match (cookie, object.cache().on_demand) {
         (Some(cookie), None) => cookie.lookup_negative(),
         _ => object.cookie.set(CookieFlag::NoData),

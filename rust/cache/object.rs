@@ -110,7 +110,7 @@ impl Object {
 
     #[cold]
     fn file_then(&self, invalidations: u32) -> Option<Arc<CacheFile>> {
-        // Such a file is made without anybody's answer. FS-Cache lets who wants to know no more
+        // Such a file is made without an answer. FS-Cache lets an operation that wants to know no more
         // than that go on before.
         self.cache().on_demand.as_ref()?;
         self.cache()

@@ -3,7 +3,7 @@
 //! What a cache needs of its file system, tried on an unnamed file before anything is made there.
 //!
 //! A file system that offers an operation need not be able to do it: a server may refuse it, and where
-//! nobody tells holes from data, what is missing would be read as zeros.
+//! holes are not told from data, what is missing would be read as zeros.
 
 use super::coherency::NAME;
 use super::BLOCK;

@@ -41,7 +41,7 @@ impl UnseenWrites {
     }
 
     /// The lookup of this cookie fails: what is written to its file until the next one is not seen. To be
-    /// called before FS-Cache is told, which does not note who begins to write until it has withdrawn
+    /// called before FS-Cache is told, which does not note a task that begins to write until it has withdrawn
     /// the cookie.
     pub(super) fn not_found(&self, cookie: &Cookie) {
         cookie.set(CookieFlag::LocalWrite);

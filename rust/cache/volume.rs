@@ -28,7 +28,7 @@ pub(crate) struct Volume {
     pub(crate) cache: Arc<Cache>,
 }
 
-/// Where the files of a volume are. Whoever has this has the volume as well, and drops it later.
+/// Where the files of a volume are. Each owner has the volume as well, and drops it later.
 pub(crate) struct Directories {
     fanout: KVec<Directory>,
     directory: Directory,

@@ -19,7 +19,7 @@ use kernel::prelude::*;
 
 /// What has become of an object's file.
 enum TakenDown {
-    /// Nobody finds it again, or there was none.
+    /// No lookup finds it again, or there was none.
     Gone,
     /// It stays as it was.
     Kept,
@@ -37,7 +37,7 @@ pub(crate) fn withdraw_object(object: &Object) {
     if object.cache().disk.service() == Service::On || object.cache().on_demand.is_some() {
         return;
     }
-    // While a cookie is withdrawn FS-Cache does not note who begins to write to its file; and when the
+    // While a cookie is withdrawn FS-Cache does not note writers that open its file; and when the
     // cache has ended, no other notes it. So that the next one knows, we do. A writer that comes and goes
     // beside a user that stays leaves no trace: it is thought possible where the disk has kept us, and
     // not in the instant that closing a file takes.
@@ -78,7 +78,7 @@ fn take_down(object: &Object) -> TakenDown {
             discard(object, &open, Killed::Retired);
         }
         if object.cache().disk.service() == Service::On {
-            // The next file has to be marked anew. But who has written to this one may go on, and
+            // The next file has to be marked anew. But the task that has written to this one may go on, and
             // no cache will know.
             object.cookie.clear(CookieFlag::LocalWrite);
         }
@@ -138,7 +138,7 @@ fn missed_writes(object: &Object) -> bool {
         }
 }
 
-/// Has nobody find the object's file again.
+/// Has no lookup find the object's file again.
 pub(super) fn discard(object: &Object, open: &Opened, why: Killed) {
     if delete(object, open, why).is_ok() {
         return;
@@ -149,7 +149,7 @@ pub(super) fn discard(object: &Object, open: &Opened, why: Killed) {
     }
 }
 
-/// Has nobody find the stale file, if there is one, whose place the object's new one does not take: it may
+/// Has no lookup find the stale file, if there is one, whose place the object's new one does not take: it may
 /// look right later. Another size is another size only until the netfs's file has the old one again.
 fn discard_stale(object: &Object) {
     // An error has been reported.
@@ -258,7 +258,7 @@ impl Cache {
         cache.sync();
     }
 
-    /// Asks FS-Cache to withdraw each object in the index, when nobody accesses it any more. One that
+    /// Asks FS-Cache to withdraw each object in the index, when no operation has it any more. One that
     /// is withdrawn already must not be asked for: FS-Cache would withdraw the cookie's next object.
     pub(crate) fn withdraw_objects(&self) {
         self.each_object(|object| object.cookie.withdraw());

@@ -184,7 +184,7 @@ impl Session {
             requests: &self.requests,
         };
         self.set_bound(plan.bind()?);
-        // A request may have come before anybody could see it.
+        // A request may have come before the daemon could see it.
         self.requests.pollers.wake();
         Ok(())
     }

@@ -122,7 +122,7 @@ impl DeviceFile {
 
 impl Drop for DeviceFile {
     fn drop(&mut self) {
-        // The daemon is gone: nobody will answer any more.
+        // The daemon is gone: no request will be answered any more.
         self.session.requests.kill();
     }
 }

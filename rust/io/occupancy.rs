@@ -81,7 +81,7 @@ pub(crate) fn prepare_read(
 /// pages that it lets go of. So what the cache has behind it was cut before this service, or was
 /// written in it, which is behind what the file was found to hold.
 ///
-/// Of a file that is distrusted the netfs calls what is behind its zero point zeros, and asks nobody. C
+/// Of a file that is distrusted the netfs calls what is behind its zero point zeros, and does not ask. C
 /// serves what is cached, which hides from its users that netfs can lose track of its zero point, when
 /// two pages are let go of at once.
 fn was_cut_unheard(object: &Object, file: &CacheFile, read: &ReadSubrequest<'_>, to: u64) -> bool {

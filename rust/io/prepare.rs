@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Before a read: is the data there, and if not, who has it?
+//! Before a read: is the data there, and if not, the daemon is asked for it.
 
 use crate::cache::file::{Begin, CacheFile};
 use crate::cache::object::Object;

@@ -81,7 +81,7 @@ pub(crate) fn read(
 /// What is told of a read that could not be done.
 ///
 /// The netfs library of 6.12 asks the server for what came short, but hands an error on to the reader,
-/// as C's module does with it. EROFS has nobody else to ask, and takes a short read for a whole one.
+/// as C's module does with it. EROFS has no server to ask, and takes a short read for a whole one.
 fn failed(is_on_demand: bool, error: Error) -> Result<usize> {
     if is_on_demand {
         Err(error)

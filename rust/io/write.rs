@@ -114,7 +114,7 @@ pub(crate) fn issue(operation: Operation<CacheFiles>, mut write: WriteSubrequest
     let (object, file) = (&*operation.object, &*operation.file);
     let is_copy = write.is_copy();
     if is_copy && object.backing.copies.are_outdated() {
-        // Nobody misses it: what was there has gone, and what is there now has nothing of it.
+        // It is not missed: what was there has gone, and what is there now has nothing of it.
         let len = write.len();
         return write.finish(Ok(len));
     }
@@ -182,7 +182,7 @@ impl Done for Write {
         if let Err(error) = result {
             trace::io_error(object.debug_id, file.file(), error, Where::Write);
         }
-        // Whoever reads next has to look at the file.
+        // The next read has to look at the file.
         object.cookie.set(CookieFlag::HaveData);
         let result = match result {
             Ok(count) if count == self.want => Ok(count + self.left_out),

@@ -27,7 +27,7 @@ pub(crate) trait Store: Send + Sync {
     fn seek(&self, offset: i64, whence: i32) -> Result<u64>;
 }
 
-/// Who waits for the end of an object's first OPEN.
+/// What waits for the end of an object's first OPEN.
 pub(crate) trait Opener: Send + Sync {
     /// The OPEN is over: with the size of the object, or without. Called once, from any context that
     /// the table is used in; it does not sleep.
@@ -53,7 +53,7 @@ pub(super) struct Demand {
     pub(super) unread: Queue<Request>,
     /// READs that the daemon has.
     pub(super) taken: Queue<Request>,
-    /// Who waits for its first OPEN.
+    /// What waits for its first OPEN.
     pub(super) opener: Option<Arc<dyn Opener>>,
     /// Which list it is in.
     pub(super) place: Place,

@@ -4,7 +4,7 @@
 //!
 //! Pure core Rust: the module and the host's exploration compile this same file. Here it is decided,
 //! in `table.rs` and `deliver.rs` it is done, each decision and its consequences under one hold of
-//! `reqs_lock`. Never here: memory, who waits, or in which order objects are served.
+//! `reqs_lock`. Never here: memory, tasks that wait, or in which order objects are served.
 
 /// The number of an anonymous fd's life, never 0. It is new for each fd, also of the same object.
 pub type ObjectId = u32;

@@ -126,7 +126,7 @@ impl RequestTable {
         self.ids.remove(id);
     }
 
-    /// Whoever waits from now on lets a request fail after `ms` milliseconds; 0: never.
+    /// A request that is waited for from now on fails after `ms` milliseconds; 0: never.
     pub(crate) fn set_timeout(&self, ms: u32) {
         self.timeout.store(ms, Ordering::Relaxed);
     }
@@ -267,7 +267,7 @@ impl RequestTable {
     /// (`cachefiles_ondemand_read()`). Success does not prove that the data is there.
     pub(crate) fn read(&self, object: &Arc<DemandObject>, offset: u64, len: u64) -> Result {
         if is_dying() {
-            // Nobody would wait for the answer.
+            // The task would not wait for the answer.
             return Err(EINTR);
         }
         let request = Request::new(self, object, Some((offset, len)))?;
@@ -325,7 +325,7 @@ impl RequestTable {
     }
 
     /// The daemon's answer to an OPEN request (`cachefiles_ondemand_copen()`). An error is what the
-    /// writer of the answer is told; the one who waits learns more.
+    /// writer of the answer is told; the task that waits learns more.
     pub(crate) fn answer_open(&self, id: u64, reply: Result<CopenReply, Error>) -> Result {
         let id = MsgId::try_from(id).map_err(|_| EINVAL)?;
         let (size, refusal) = match reply {

@@ -2,8 +2,8 @@
 
 //! File descriptors for anonymous files whose operations are ours, made in two phases.
 //!
-//! A [`Prepared`] file has a number that nobody can use yet. Only [`Prepared::publish`] makes it
-//! visible, last of all, when nothing can fail any more; whoever drops it leaves no trace.
+//! A [`Prepared`] file has a number that cannot be used yet. Only [`Prepared::publish`] makes it
+//! visible, last of all, when nothing can fail any more; dropped, it leaves no trace.
 
 use super::bindings;
 use super::iov_iter::IovIter;
@@ -86,7 +86,7 @@ impl<F: AnonFile> Prepared<F> {
     /// Gives the file its owner's data and makes it visible. From here on user space has it.
     pub(crate) fn publish(self, data: Arc<F>) {
         let this = core::mem::ManuallyDrop::new(self);
-        // SAFETY: The file is ours and not visible, so that nobody reads the field meanwhile.
+        // SAFETY: The file is ours and not visible, so that the field is not read meanwhile.
         unsafe { (*this.file.as_ptr()).private_data = data.into_foreign().cast_mut() };
         // SAFETY: Number and file are reserved and ours by the type invariant; both are given up.
         unsafe { bindings::fd_install(this.fd, this.file.as_ptr()) }
@@ -124,7 +124,7 @@ impl<F: AnonFile> Table<F> {
     ///
     /// `file` must be a published file of this kind.
     unsafe fn data<'a>(file: *mut bindings::file) -> ArcBorrow<'a, F> {
-        // SAFETY: `publish` stored an `Arc` there before anybody could use the file, and `release`
+        // SAFETY: `publish` stored an `Arc` there before the file could be used, and `release`
         // alone takes it back, after every other operation.
         unsafe { <Arc<F> as ForeignOwnable>::borrow((*file).private_data) }
     }
@@ -134,7 +134,7 @@ impl<F: AnonFile> Table<F> {
         let raw = unsafe { core::mem::replace(&mut (*file).private_data, null_mut()) };
         // A file that was never published has no data.
         if !raw.is_null() {
-            // SAFETY: `publish` stored it; nobody uses it after this.
+            // SAFETY: `publish` stored it; it is not used after this.
             let data = unsafe { <Arc<F> as ForeignOwnable>::from_foreign(raw) };
             F::release(data.as_arc_borrow());
         }

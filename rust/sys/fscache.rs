@@ -283,7 +283,7 @@ impl<O> Deref for LookingUp<'_, O> {
 pub(crate) struct Made<'a>(&'a Cookie);
 
 impl Made<'_> {
-    /// Lets go on who waits for data, of which there is none (`fscache_cookie_lookup_negative()`).
+    /// Lets tasks go on that wait for data, of which there is none (`fscache_cookie_lookup_negative()`).
     pub(crate) fn lookup_negative(&self) {
         // SAFETY: The cookie is being looked up by this task while `self` lives, and has an object.
         unsafe { bindings::fscache_cookie_lookup_negative(self.0 .0.get()) }

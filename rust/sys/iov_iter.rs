@@ -2,7 +2,7 @@
 
 //! `struct iov_iter`: where the bytes of one I/O come from or go to.
 //!
-//! Whoever made the iterator holds what it points to; nothing here takes a reference.
+//! The maker of the iterator holds what it points to; nothing here takes a reference.
 
 use super::bindings;
 use core::marker::PhantomData;
@@ -22,7 +22,7 @@ impl IovIter<'_> {
     ///
     /// # Safety
     ///
-    /// `ptr` must be valid, and nobody else may use it while the result lives.
+    /// `ptr` must be valid, and not be used otherwise while the result lives.
     pub(super) unsafe fn from_raw(ptr: *mut bindings::iov_iter) -> Self {
         // INVARIANT: The caller promises it.
         IovIter {
@@ -42,7 +42,7 @@ impl IovIter<'_> {
     }
 
     /// Makes a copy in `to` that ends after `len` bytes, no further than this one. It refers to the
-    /// same memory, which whoever asked for the I/O holds until the I/O is over.
+    /// same memory, which the netfs holds until the I/O is over.
     ///
     /// # Safety
     ///

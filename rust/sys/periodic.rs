@@ -47,7 +47,7 @@ impl<T: Recurring> Periodic<T> {
 impl<T: Recurring> Drop for Periodic<T> {
     fn drop(&mut self) {
         // SAFETY: From `cfrs_start_periodic()` by the type invariant, and not used again. It may sleep,
-        // as whoever drops an owner of this may.
+        // as the task that drops the owner of this may.
         unsafe { bindings::cfrs_stop_periodic(self.ptr.as_ptr()) }
     }
 }

@@ -93,7 +93,7 @@ impl<B: Backend> Slot<B> {
         // INVARIANT: `new` is null or was the box of an `Active` that will not be dropped. The old
         // pointer is this call's.
         let old = self.0.swap(new, Ordering::AcqRel);
-        // SAFETY: By the type invariant it came from a pinned box, and nobody else has it.
+        // SAFETY: By the type invariant it came from a pinned box, and it is this call's alone.
         (!old.is_null()).then(|| Active(unsafe { Pin::new_unchecked(KBox::from_raw(old)) }))
     }
 }

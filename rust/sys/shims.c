@@ -341,7 +341,7 @@ void cfrs_cookie_snapshot(struct fscache_cookie *cookie, void *aux,
 
 /*
  * Have a cookie that is in use looked up, if no cache has it and there is one.
- * FS-Cache does so only for who begins to use it: this is what its
+ * FS-Cache does so only for a new user: this is what its
  * __fscache_use_cookie() does then.
  */
 void cfrs_cookie_look_up_again(struct fscache_cookie *cookie)

@@ -49,7 +49,7 @@ impl<'a, D> Transfer<'a, D> {
         self.told.finish(result, false)
     }
 
-    /// For who begins it.
+    /// For the one that begins it.
     pub(super) fn into_parts(self) -> (IovIter<'a>, Termination) {
         (self.iter, self.told)
     }

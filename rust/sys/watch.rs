@@ -3,7 +3,7 @@
 //! Watching an inode for changes by others: writes, truncates, holes, clones (fsnotify).
 //!
 //! Files that [`File`](super::file::File) opens notify of nothing, so what they write is not counted.
-//! Never here: what a change means to anybody.
+//! Never here: what a change means.
 
 use super::bindings;
 use super::inode::Inode;

@@ -144,7 +144,7 @@ impl Drop for XaLock<'_> {
 
 /// # Safety
 ///
-/// `entry` must be null or point to a value in an [`Arc`] that somebody holds for the whole call.
+/// `entry` must be null or point to a value in an [`Arc`] that is held for the whole call.
 unsafe fn clone_entry<T>(entry: *mut kernel::ffi::c_void) -> Option<Arc<T>> {
     if entry.is_null() {
         return None;
@@ -169,7 +169,7 @@ impl<T: Send + Sync> PinnedDrop for XArray<T> {
 ///
 /// # Invariants
 ///
-/// `id` is reserved in `array`, and nobody else stores there.
+/// `id` is reserved in `array`, and nothing else is stored there.
 #[must_use = "the number is free again when the reservation is dropped"]
 pub(crate) struct Reservation<'a, T: Send + Sync> {
     array: &'a XArray<T>,

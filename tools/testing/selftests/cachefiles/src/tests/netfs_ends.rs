@@ -71,9 +71,11 @@ fn last_page_is_not_cached(lab: &Lab, kind: Kind) -> Result<()> {
     for time in 2..=3 {
         let again = moved(read_all)?;
         let reads = again.get("IO.rd");
-        // What was stored apart may be found apart once, and is one part from then on.
+        // What was stored apart is found apart once, unless the file was looked up again since, and is
+        // one part from then on.
+        let most = if time == 2 { 2 * count } else { count };
         ensure!(
-            again.get("DownOps.DL") == 0 && (reads == count || time == 2 && reads == 2 * count),
+            again.get("DownOps.DL") == 0 && (count..=most).contains(&reads),
             "not all came from the cache, the time {time}: {again:?}"
         );
     }
