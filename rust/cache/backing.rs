@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where an object's data is: the file in service, from lookup to withdrawal.
-//!
-//! Never here: reading or writing it, which is in `io/`.
+//! Where an object's data is: the file in service, from lookup to withdrawal. Reads and writes of it are in
+//! `io/`.
 
 use super::copies::Copies;
 use super::disk::Disk;

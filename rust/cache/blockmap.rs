@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A bit for each piece of a file. Pure core Rust: the host's tests compile this same file.
-//!
-//! Lives here: which bits. Never here: what a bit says, or for how long that is true.
+//! A bit for each piece of a file. Pure core Rust: the host's tests compile this same file. Never here:
+//! what a bit says, or for how long that is true.
 
 use core::ops::Range;
 

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A cache file: an open file of the backing file system, and what is known of what it holds.
-//!
-//! Lives here: whether a range of it is data. Never here: which object it is of.
+//! A cache file: an open file of the backing file system, and whether a range of it is data. Never here:
+//! which object it is of.
 //!
 //! The file system says where data is. Two of its answers are not the whole truth:
 //!
@@ -52,8 +51,8 @@ pub(crate) enum Mark {
     Durable,
 }
 
-/// A cache file. Counted by the object that it is in service for, and by operations under way; the last
-/// reference may be dropped in any context.
+/// A cache file. Counted by its object and by operations under way; the last reference may be dropped in
+/// any context.
 #[pin_data]
 pub(crate) struct CacheFile {
     file: File,
@@ -201,7 +200,7 @@ impl CacheFile {
         if asked.0 != changes {
             return;
         }
-        if known.map.len() < words {
+        if known.map.len() < words || known.scale != scale {
             // For the first time, or the file has grown.
             let flags = GFP_NOWAIT | __GFP_NOWARN;
             let Ok(map) = KVec::from_elem(0, words, flags) else {
@@ -232,12 +231,8 @@ impl CacheFile {
 
     /// Does what takes data out of the file. What was known before or is learned meanwhile is forgotten.
     pub(crate) fn changing<T>(&self, change: impl FnOnce() -> T) -> T {
-        let before = self.changes.count();
-        self.changes.add();
-        let done = change();
-        self.changes.add();
-        let own = self.changes.count().wrapping_sub(before);
-        self.own_changes.fetch_add(own, Ordering::Relaxed);
+        let done = self.changes.around(change);
+        self.own_changes.fetch_add(2, Ordering::Relaxed);
         done
     }
 
@@ -267,6 +262,8 @@ impl CacheFile {
     /// What the file system says of it.
     pub(crate) fn look(&self, at: u64, end: u64) -> Result<Begin> {
         let asked = self.asked();
+        // A page may come before the question and go before it is looked for.
+        let had_pages = self.file.has_pages(at, u64::MAX);
         match self.file.next_data(at)? {
             Extent::None => return Ok(Begin::Nothing),
             Extent::At(data) if data > at => return Ok(Begin::HoleTo(data.min(end))),
@@ -280,9 +277,12 @@ impl CacheFile {
         };
         // A block that is data only in part is one of a file system with smaller blocks.
         let whole = hole - hole % BLOCK;
-        let sure = match self.file.has_pages(at, hole) {
+        let asked_for = whole.min(end.next_multiple_of(BLOCK));
+        let sure = match had_pages || self.file.has_pages(at, hole) {
+            true => self.zeros_from(at, asked_for)?,
+            // What the daemon vouches for is no more than this.
+            false if self.is_changed_by_others() => asked_for,
             false => whole,
-            true => self.zeros_from(at, whole.min(end.next_multiple_of(BLOCK)))?,
         };
         if sure <= at {
             return Ok(Begin::HoleTo((at - at % BLOCK + BLOCK).min(end)));

@@ -17,16 +17,6 @@ use crate::sys::service::Active;
 use crate::sys::trace::{self, Killed, Seen, Where};
 use kernel::prelude::*;
 
-/// What has become of an object's file.
-enum TakenDown {
-    /// No lookup finds it again, or there was none.
-    Gone,
-    /// It stays as it was.
-    Kept,
-    /// It stays, with the name or the attributes that it has now.
-    Committed,
-}
-
 /// Takes an object out of service (`cachefiles_withdraw_cookie()`).
 pub(crate) fn withdraw_object(object: &Object) {
     let uses = object.cookie.uses();
@@ -42,26 +32,19 @@ pub(crate) fn withdraw_object(object: &Object) {
     // beside a user that stays leaves no trace: it is thought possible where the disk has kept us, and
     // not in the instant that closing a file takes.
     let now = object.cookie.uses();
-    let may_be_written = match file {
-        TakenDown::Gone => false,
-        TakenDown::Kept => now != uses,
-        TakenDown::Committed => now != uses || now.any(),
-    };
-    if may_be_written {
+    if file.is_some_and(|was_changed| now != uses || was_changed && now.any()) {
         object.cookie.set(CookieFlag::LocalWrite);
     }
 }
 
-/// Closes the object's file, if it has one.
-fn take_down(object: &Object) -> TakenDown {
+/// Closes the object's file, if it has one. Of a file that stays, says whether it got a name or attributes.
+fn take_down(object: &Object) -> Option<bool> {
     object.retire();
     // No lookup waits for the daemon any more, so that only a worker can still be at it.
     object.backing.settled().wait();
     // FS-Cache looks up a new cookie of these keys after this: the CLOSE comes before its OPEN.
     object.cache().requests().wait_gone(&object.demand);
-    let Some(open) = object.backing.take() else {
-        return TakenDown::Gone;
-    };
+    let open = object.backing.take()?;
     let _acting = object.cache().disk.cred.assume();
     let is_good = !missed_writes(object)
         && open
@@ -82,9 +65,9 @@ fn take_down(object: &Object) -> TakenDown {
             // no cache will know.
             object.cookie.clear(CookieFlag::LocalWrite);
         }
-        TakenDown::Gone
+        None
     } else {
-        keep(object, &open)
+        Some(keep(object, &open))
     };
     let_go(object, open);
     file
@@ -102,8 +85,8 @@ fn is_changed_by_others(object: &Object, open: &Opened) -> bool {
     is_changed
 }
 
-/// Stores attributes and name.
-fn keep(object: &Object, open: &Opened) -> TakenDown {
+/// Stores attributes and name, and says whether there were any to store.
+fn keep(object: &Object, open: &Opened) -> bool {
     commit(object, open).unwrap_or_else(|error| {
         log::warn_limited!(
             "object {:x}: what was cached is lost: error {}",
@@ -113,7 +96,7 @@ fn keep(object: &Object, open: &Opened) -> TakenDown {
         if !open.file.is_named() {
             discard_stale(object);
         }
-        TakenDown::Committed
+        true
     })
 }
 
@@ -188,7 +171,7 @@ pub(super) fn delete(object: &Object, open: &Opened, why: Killed) -> Result {
 }
 
 /// Stores attributes and name (`cachefiles_commit_object()`).
-fn commit(object: &Object, open: &Opened) -> Result<TakenDown> {
+fn commit(object: &Object, open: &Opened) -> Result<bool> {
     object.seen(Seen::Commit);
     let written = object.cookie.take(CookieFlag::LocalWrite);
     let updated = object.cookie.take(CookieFlag::NeedsUpdate);
@@ -208,13 +191,12 @@ fn commit(object: &Object, open: &Opened) -> Result<TakenDown> {
             &now,
         )?;
     }
-    if !open.file.is_named() {
+    let is_new = !open.file.is_named();
+    if is_new {
         name(object, open)?;
         open.file.set_named();
-    } else if !written && !updated {
-        return Ok(TakenDown::Kept);
     }
-    Ok(TakenDown::Committed)
+    Ok(is_new || written || updated)
 }
 
 /// Gives the new file its name, in the place of a stale one (`cachefiles_commit_tmpfile()`).

@@ -121,10 +121,11 @@ fn write_whole(
                 .file()
                 .write_blocks(here, memory, copied - copied % SIZE)?
             {
-                wrote if copied == len => wrote,
+                wrote if wrote == len => wrote,
                 wrote => {
+                    // What was copied cannot be given back.
                     *done += wrote - wrote % SIZE;
-                    return Err(EFAULT);
+                    return Err(if copied < len { EFAULT } else { ENOSPC });
                 }
             }
         };

@@ -55,7 +55,7 @@ fn fetch(object: &Object, file: &CacheFile, read: &mut DemandRead<'_>) -> (Sourc
         let mut there = file.begins_with(at, end);
         if at < promised && !matches!(there, Ok(Begin::DataTo(_))) && file.is_changed_by_others() {
             // The daemon may have written it by the file's name, and vouches for it.
-            there = file.look(at, end);
+            there = file.look(at, end.min(promised));
         }
         let (to, found) = match there {
             Ok(Begin::DataTo(to)) => {

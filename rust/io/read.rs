@@ -109,14 +109,23 @@ fn leading_hole(
     len: usize,
     on_hole: OnHole,
 ) -> Result<usize> {
-    if on_hole == OnHole::Ignore {
+    let is_changed = file.is_changed_by_others();
+    if on_hole == OnHole::Ignore && !is_changed {
         return Ok(0);
     }
     let end = start.saturating_add(len as u64);
-    match file.begins_with(start, end)? {
-        Begin::DataTo(to) if to < end && object.cache().on_demand.is_some() => Err(ENODATA),
+    let is_on_demand = object.cache().on_demand.is_some();
+    let there = match is_on_demand && is_changed {
+        // What is not known the daemon has just vouched for.
+        true => file.look(start, end)?,
+        false => file.begins_with(start, end)?,
+    };
+    match there {
+        Begin::DataTo(to) if to < end && (is_on_demand || on_hole == OnHole::Ignore) => {
+            Err(ENODATA)
+        }
         Begin::DataTo(_) => Ok(0),
-        _ if on_hole == OnHole::Fail => Err(ENODATA),
+        _ if on_hole != OnHole::Clear => Err(ENODATA),
         // CAST: At most `len`.
         Begin::HoleTo(to) => Ok((to - start) as usize),
         Begin::Nothing => Ok(len),

@@ -99,6 +99,8 @@ impl RequestTable {
             }
             if no_fd && core::mem::take(&mut ended.wakes) {
                 object.set_place(table, Place::Parked);
+                // A daemon that waits for an edge stops at the error, and there may be more to read.
+                ended.wakes = !table.ready.is_empty();
             }
         });
     }

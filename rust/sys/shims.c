@@ -90,6 +90,8 @@ int cfrs_init(void)
  */
 void cfrs_exit(void)
 {
+	/* A job may wait for a task that is in the module's code. */
+	flush_workqueue(cfrs_workers);
 	synchronize_rcu_tasks();
 	synchronize_rcu();
 	destroy_workqueue(cfrs_workers);

@@ -149,6 +149,8 @@ struct cfrs_watch;
 struct cfrs_changes {
 	refcount_t	users;
 	atomic_t	count;
+	/* The task that makes a change of ours, at which fsnotify tells in it. */
+	void		*changer;
 };
 
 int cfrs_start_watching(void);
@@ -156,7 +158,7 @@ void cfrs_stop_watching(void);
 struct cfrs_watch *cfrs_watch_inode(struct inode *inode,
 				    struct cfrs_changes **changes);
 void cfrs_unwatch(struct cfrs_watch *watch);
-void cfrs_count_change(struct cfrs_changes *changes);
+void cfrs_own_change(struct cfrs_changes *changes, bool begins);
 void cfrs_put_changes(struct cfrs_changes *changes);
 
 /* fscache */

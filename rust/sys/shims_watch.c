@@ -5,6 +5,7 @@
  */
 #include <linux/fsnotify_backend.h>
 #include <linux/slab.h>
+#include <linux/wait_bit.h>
 #include "shims.h"
 
 #ifndef CONFIG_FSNOTIFY
@@ -17,12 +18,17 @@ struct cfrs_watch {
 };
 
 static struct fsnotify_group *group;
+/* Watches whose memory is not freed: an event that waits for an answer may hold one. */
+static atomic_t live;
 
 static int count_change(struct fsnotify_mark *mark, u32 mask,
 			struct inode *inode, struct inode *dir,
 			const struct qstr *name, u32 cookie)
 {
-	cfrs_count_change(container_of(mark, struct cfrs_watch, mark)->changes);
+	struct cfrs_changes *changes = container_of(mark, struct cfrs_watch, mark)->changes;
+
+	if (READ_ONCE(changes->changer) != current)
+		atomic_inc(&changes->count);
 	return 0;
 }
 
@@ -32,6 +38,8 @@ static void free_watch(struct fsnotify_mark *mark)
 
 	cfrs_put_changes(watch->changes);
 	kfree(watch);
+	if (atomic_dec_and_test(&live))
+		wake_up_var(&live);
 }
 
 static const struct fsnotify_ops ops = {
@@ -47,9 +55,11 @@ int cfrs_start_watching(void)
 
 void cfrs_stop_watching(void)
 {
-	fsnotify_put_group(group);
-	/* free_watch() is called by a worker. */
+	/* free_watch() is called by a worker: have it begin, and be done. */
 	fsnotify_wait_marks_destroyed();
+	wait_var_event(&live, !atomic_read(&live));
+	fsnotify_wait_marks_destroyed();
+	fsnotify_put_group(group);
 }
 
 struct cfrs_watch *cfrs_watch_inode(struct inode *inode,
@@ -67,6 +77,8 @@ struct cfrs_watch *cfrs_watch_inode(struct inode *inode,
 	/* One for the watch, one for the caller. */
 	refcount_set(&counted->users, 2);
 	atomic_set(&counted->count, 0);
+	counted->changer = NULL;
+	atomic_inc(&live);
 	watch->changes = counted;
 	fsnotify_init_mark(&watch->mark, group);
 	watch->mark.mask = FS_MODIFY;
@@ -86,8 +98,9 @@ void cfrs_unwatch(struct cfrs_watch *watch)
 	fsnotify_put_mark(&watch->mark);
 }
 
-void cfrs_count_change(struct cfrs_changes *changes)
+void cfrs_own_change(struct cfrs_changes *changes, bool begins)
 {
+	WRITE_ONCE(changes->changer, begins ? current : NULL);
 	atomic_inc(&changes->count);
 }
 

@@ -69,10 +69,14 @@ impl Changes {
         unsafe { addr_of!((*self.ptr.as_ptr()).count.counter).read_volatile() }
     }
 
-    /// Counts a change of our own.
-    pub(crate) fn add(&self) {
+    /// Makes a change of our own, which is counted before and after, and not as it is made. One at a time.
+    pub(crate) fn around<T>(&self, change: impl FnOnce() -> T) -> T {
         // SAFETY: Valid by the type invariant.
-        unsafe { bindings::cfrs_count_change(self.ptr.as_ptr()) }
+        unsafe { bindings::cfrs_own_change(self.ptr.as_ptr(), true) };
+        let done = change();
+        // SAFETY: As above.
+        unsafe { bindings::cfrs_own_change(self.ptr.as_ptr(), false) };
+        done
     }
 }
 
