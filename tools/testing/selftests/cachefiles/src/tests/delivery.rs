@@ -266,6 +266,10 @@ fn many_pending_cost_nothing(lab: &Lab) -> Result<()> {
         .iter()
         .zip(few.into_iter().zip(many))
     {
+        if few.is_zero() {
+            println!("{what}(2) is shorter than a tick of this kernel's only clock");
+            continue;
+        }
         ensure!(
             many < few * 6,
             "{what}(2) took {many:?}, and {few:?} with few pending"
